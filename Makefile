@@ -1,0 +1,66 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+# A user needs Python 3.11+, make and git; nothing else.
+#
+#   make demo                                     the main job, on this machine, in a few minutes
+#   make test                                     the tests
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cpu    with the CPU build of torch (200 MB instead of 3 GB)
+#   make demo TORCH_INDEX=https://download.pytorch.org/whl/cu128  with a particular CUDA build
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check format bench wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.pip: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "jmmda-node needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q 'pip==25.3'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.pip
+	$(PIP) install -q $(EXTRA_INDEX) -c constraints.txt torch
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml $(VENV)/.torch
+	$(PIP) install -q -c constraints.txt --group test --group lint -e .
+	@touch $@
+
+install: $(VENV)/.installed ## the virtual environment alone
+
+demo: install ## throwaway node and miniature PACS; writes demo-out/ (montage.png, report.json, both series)
+	$(BIN)/jmmda-node demo --out demo-out
+
+test: install ## all tests; those that need Orthanc or DCMTK skip with a message where these are missing
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+check: install ## format, lint, types, import rules, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: install ## rewrite the sources to the house format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
+	$(BIN)/python -m benchmarks.run
+
+wheel: install ## build the wheel into dist/
+	$(PIP) wheel -q --no-deps -w dist .
+
+clean: ## remove what the targets above made, the virtual environment included
+	rm -rf $(VENV) demo-out dist build *.egg-info .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

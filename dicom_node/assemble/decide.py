@@ -1,0 +1,197 @@
+"""The decision about a study: one series or none, the geometry gate on it, and a job in the queue.
+
+Choice and gate are the pure functions of `dicom_node.dicom`, the same that work offline; this module reads the headers
+for them and writes down what they said, for every series.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dicom_node.assemble.late import LOOP_GUARD, sent_result, supersede
+from dicom_node.dicom.choice import SeriesVerdict, choose_series
+from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
+from dicom_node.dicom.pixels import pixel_digest
+from dicom_node.dicom.values import SliceHeader, read_header
+from dicom_node.errors import Permanent
+from dicom_node.ledger.spool import SpoolPaths, name_hash
+from dicom_node.ledger.states import State, StudyState
+from dicom_node.ledger.store import Transaction
+from dicom_node.ledger.tables import Job, Series, Study
+from dicom_node.settings import Settings
+
+
+class Decider:
+    """Decides studies and queues jobs.
+
+    Parameters
+    ----------
+    paths : SpoolPaths
+        Where the files of the series lie.
+    """
+
+    def __init__(self, paths: SpoolPaths) -> None:
+        self._paths = paths
+
+    def decide(self, change: Transaction, study: Study, settings: Settings) -> None:
+        """Choose the series of a study that is complete and quiet, and give every other one its reason."""
+        candidates = [one for one in study.series if one.state is State.COMPLETE or _may_be_chosen_now(one)]
+        verdicts = self._verdicts(change, candidates, settings)
+        by_uid = {series.series_instance_uid: series for series in candidates}
+        chosen = next((verdict for verdict in verdicts if verdict.chosen), None)
+        for verdict in verdicts:
+            self._note_verdict(change, by_uid[verdict.series_instance_uid], verdict)
+        if chosen is None:
+            change.decide(
+                study,
+                StudyState.DECIDED,
+                code="no_series",
+                reason="no series of the study can be processed",
+                chosen=None,
+            )
+            return
+        change.decide(
+            study,
+            StudyState.DECIDED,
+            code=chosen.code,
+            reason=chosen.reason,
+            chosen=chosen.series_instance_uid,
+        )
+        series = by_uid[chosen.series_instance_uid]
+        if series.state is State.SKIPPED:
+            change.move(series, State.COMPLETE, code="chosen", reason="chosen when the study was decided again")
+        self.gate(change, series, settings)
+
+    def after_decision(self, change: Transaction, series: Series, settings: Settings) -> None:
+        """Deal with a series that became complete when its study had been decided already."""
+        study = series.study
+        if series.series_instance_uid == study.chosen_series_uid:
+            self.gate(change, series, settings)
+            return
+        chosen = next((one for one in study.series if one.series_instance_uid == study.chosen_series_uid), None)
+        rivals = [series] if chosen is None else [series, chosen]
+        verdicts = {one.series_instance_uid: one for one in self._verdicts(change, rivals, settings)}
+        verdict = verdicts.get(series.series_instance_uid)
+        if verdict is None:
+            return
+        self._note_verdict(change, series, verdict)
+        if not verdict.chosen:
+            return
+        reason = "better than the chosen series, but it came after the decision; the study keeps its one result"
+        change.move(series, State.SKIPPED, code="better_series_late", reason=reason)
+        change.remark(series, "better_series_late", code="better_series_late", reason=reason)
+
+    def gate(self, change: Transaction, series: Series, settings: Settings, *, anew: bool = False) -> None:
+        """Send the chosen series through the geometry gate: QUEUED, or REFUSED with numbers.
+
+        Parameters
+        ----------
+        change : Transaction
+            The open transaction.
+        series : Series
+            In state COMPLETE.
+        settings : Settings
+            For the thresholds.
+        anew : bool
+            Make a new result even if this very input has one (an administrator's ``series retry --new``).
+        """
+        try:
+            headers = self.headers(series)
+            outcome = check_stack(headers, settings.geometry, pixel_digest=pixel_digest)
+        except Permanent as error:
+            change.move(series, State.REFUSED, code=error.code, reason=error.reason, figures=error.figures)
+            return
+        if outcome.status is GateStatus.REFUSE:
+            change.move(
+                series, State.REFUSED, code=outcome.code or "geometry", reason=outcome.reason, figures=outcome.figures
+            )
+            return
+        self._queue(change, series, outcome, anew=anew)
+
+    def _verdicts(self, change: Transaction, series: Sequence[Series], settings: Settings) -> tuple[SeriesVerdict, ...]:
+        """Ask the choice about some series of one study; one whose files have become unreadable is refused instead."""
+        headers: dict[str, list[SliceHeader]] = {}
+        for one in series:
+            try:
+                headers[one.series_instance_uid] = self.headers(one)
+            except Permanent as error:
+                if one.state is State.COMPLETE:
+                    change.move(one, State.REFUSED, code=error.code, reason=error.reason, figures=error.figures)
+        return choose_series(headers, settings.selection, thresholds=settings.geometry)
+
+    def headers(self, series: Series) -> list[SliceHeader]:
+        """Read the headers of a series from the spool."""
+        folder = self._paths.series / series.folder
+        return [read_header(folder / instance.file_name) for instance in series.instances]
+
+    def _note_verdict(self, change: Transaction, series: Series, verdict: SeriesVerdict) -> None:
+        series.score = verdict.score
+        series.verdict_code, series.verdict_reason = verdict.code, verdict.reason
+        change.journal(
+            series,
+            {
+                "event": "verdict",
+                "at": change.at.isoformat(),
+                "score": verdict.score,
+                "code": verdict.code,
+                "reason": verdict.reason,
+            },
+        )
+        if not verdict.chosen and series.state is State.COMPLETE:
+            change.move(series, State.SKIPPED, code=verdict.code, reason=verdict.reason)
+
+    def _queue(self, change: Transaction, series: Series, outcome: GateOutcome, *, anew: bool) -> None:
+        digest = input_digest(outcome.headers, {i.sop_instance_uid: i.content_sha256 for i in series.instances})
+        old = sent_result(series)
+        if old is not None and old.input_digest == digest and not anew:
+            series.job_key = old.key
+            change.move(series, old.state, code="same_input", reason="this very input has its result already")
+            return
+        job = Job(
+            key=name_hash(series.study.study_instance_uid, series.series_instance_uid, digest, str(len(series.jobs))),
+            state=State.QUEUED,
+            figures={},
+            created_at=change.at.replace(microsecond=0),
+            input_digest=digest,
+            sources={
+                "files": [header.path.name for header in outcome.headers],
+                "sop_instance_uids": [header.sop_instance_uid for header in outcome.headers],
+            },
+            notes=list(outcome.notes),
+            calling_ae=series.calling_ae,
+            supersedes=old.key if old else None,
+            superseded_series_uid=old.result_series_uid if old else None,
+            bundle={},
+            result={},
+            attempts=0,
+            derive_attempts=0,
+            first_arrival_at=series.first_arrival_at,
+            last_arrival_at=series.last_arrival_at,
+            queued_at=change.at,
+        )
+        series.jobs.append(job)
+        change.session.flush()
+        series.job_key = job.key
+        if old is not None:
+            supersede(change, old, job.key)
+        figures: Mapping[str, object] = {"slices": len(outcome.headers), "gate": outcome.status.name}
+        change.move(series, State.QUEUED, code=None, reason=None, figures=figures)
+        change.touch(job)
+
+
+def input_digest(headers: Sequence[SliceHeader], content: Mapping[str, str]) -> str:
+    """Return the identity of an input: which instances with which bytes, whatever their order of arrival."""
+    parts = sorted(f"{header.sop_instance_uid} {content[header.sop_instance_uid]}" for header in headers)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def source_paths(paths: SpoolPaths, job: Job) -> tuple[Path, ...]:
+    """Return the files that a job works on, in the order of the gate."""
+    folder = paths.series / job.series.folder
+    return tuple(folder / name for name in job.sources["files"])
+
+
+def _may_be_chosen_now(series: Series) -> bool:
+    return series.state is State.SKIPPED and series.code != LOOP_GUARD

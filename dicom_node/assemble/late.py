@@ -1,0 +1,62 @@
+"""What a new instance does to a series and a study that had already moved on.
+
+A late slice makes a new result. A result of which nothing was sent yet gives way at once; one that is out, or on its
+way, is finished and becomes SUPERSEDED when its successor is queued.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dicom_node.ledger.states import UNSENT, DeliveryState, State, StudyState
+from dicom_node.ledger.store import Transaction
+from dicom_node.ledger.tables import Job, Series, Study
+
+LOOP_GUARD: Final = "loop_guard"
+
+
+def reopen_series(change: Transaction, series: Series) -> None:
+    """Bring a series to which an instance was added back to RECEIVING, whatever it had become."""
+    if series.state is State.RECEIVING or series.code == LOOP_GUARD:
+        return
+    job = change.job(series.job_key) if series.job_key else None
+    series.job_key = None
+    change.move(series, State.RECEIVING, code="late_slices", reason="more slices arrived after the series was complete")
+    if job is not None and job.state in UNSENT:
+        change.move_job(
+            job, State.SUPERSEDED, code="late_slices", reason="more slices arrived before anything was sent"
+        )
+
+
+def reopen_study(change: Transaction, study: Study) -> None:
+    """Open a decided study again when it has no result to show: nothing was chosen, or the choice was refused."""
+    if study.state is StudyState.OPEN:
+        return
+    chosen = next((one for one in study.series if one.series_instance_uid == study.chosen_series_uid), None)
+    if chosen is None or chosen.state is State.REFUSED:
+        change.decide(
+            study,
+            StudyState.OPEN,
+            code="more_arrived",
+            reason="a series arrived after the decision, and the study has no result yet",
+            chosen=None,
+        )
+
+
+def sent_result(series: Series) -> Job | None:
+    """Return the newest result of which a destination has, or may have, at least one instance."""
+    for job in reversed(series.jobs):
+        stored = any(item.stored for delivery in job.deliveries for item in delivery.instances)
+        under_way = job.state in (State.DELIVERING, State.DELIVERED, State.COMMITTED)
+        if under_way or (job.state is State.FAILED and stored):
+            return job
+    return None
+
+
+def supersede(change: Transaction, old: Job, new_key: str) -> None:
+    """Mark a result as replaced and stop what was still to be sent of it."""
+    for delivery in old.deliveries:
+        if delivery.state is DeliveryState.PENDING:
+            delivery.state = DeliveryState.CANCELLED
+            delivery.code, delivery.reason = "superseded", f"replaced by job {new_key}"
+    change.move_job(old, State.SUPERSEDED, code="superseded", reason=f"replaced by job {new_key}")

@@ -1,0 +1,292 @@
+"""The outbox: every result reaches every destination, instance by instance, or ends in the dead letter with a reason.
+
+One thread per destination, so that a PACS that is down delays nobody else. What was acknowledged is written down
+before the next instance leaves; a retry sends only what is missing. Nothing is remembered here: each try reads the
+ledger, and the node's scheduler calls `wake` when a wait is over.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from sqlalchemy import ColumnElement, select
+
+from dicom_node.deliver.sender import DeliveryReport, send_instances
+from dicom_node.dicom.labels import LabelFacts, check_encoded
+from dicom_node.errors import NodeError, Permanent, RetryPolicy, Transient
+from dicom_node.ledger.job_file import OUT_FOLDER
+from dicom_node.ledger.states import DeliveryState, State
+from dicom_node.ledger.store import Ledger, Transaction
+from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job
+from dicom_node.net.scu import StoreResult
+from dicom_node.settings import DeliverySettings, Peer, Settings
+
+logger = logging.getLogger(__name__)
+
+#: `job.json` follows the ledger at least this often while a series is being sent.
+_JOB_FILE_EVERY_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """All that one try needs, read from the ledger before the network is touched."""
+
+    delivery_id: int
+    job_key: str
+    peer: Peer
+    paths: tuple[Path, ...]
+    facts: LabelFacts
+
+
+def delivery_policy(delivery: DeliverySettings) -> RetryPolicy:
+    """Return the administrator's values for the "deliver" line of `dicom_node.errors.RETRY`."""
+    return RetryPolicy(delivery.attempts, delivery.first_wait_s, delivery.longest_wait_s)
+
+
+def ensure_may_leave(bundle: Mapping[str, Any], settings: Settings) -> None:
+    """Hold back what a phantom-trained or untrained network made, unless the site asked for it.
+
+    Raises
+    ------
+    Permanent
+        ``phantom_bundle``, saying which key of the configuration decides.
+    """
+    if settings.model.allow_phantom_bundle or (bundle.get("trained") and not bundle.get("is_phantom")):
+        return
+    what = "was trained on a digital phantom" if bundle.get("trained") else "is untrained"
+    raise Permanent(
+        "phantom_bundle",
+        f"the model bundle {what}, so its results are not sent to a peer; set allow_phantom_bundle = true in [model] "
+        "to allow it for tests, then replay the dead letter",
+    )
+
+
+class Outbox:
+    """Sends results to their destinations.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Open ledger.
+    settings : callable
+        Returns the settings in force; asked anew for every try, so a reload counts at once.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._lanes: dict[str, _Lane] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def wake(self) -> None:
+        """Start sending whatever is due. Returns at once."""
+        with self._ledger.reading() as session:
+            due = set(session.scalars(select(Delivery.destination).join(Job).where(*self._due())))
+        with self._lock:
+            if self._closed:
+                return
+            for destination in due:
+                lane = self._lanes.get(destination)
+                if lane is None:
+                    lane = self._lanes[destination] = _Lane(destination, partial(self.send_due, destination))
+                    lane.start()
+                lane.wanted.set()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """Let the instance under way end, then stop; what is left stays PENDING for the next start."""
+        with self._lock:
+            self._closed = True
+            lanes = list(self._lanes.values())
+        for lane in lanes:
+            lane.stop()
+        deadline = time.monotonic() + timeout_s
+        for lane in lanes:
+            lane.join(max(deadline - time.monotonic(), 0.0))
+
+    def send_due(self, destination: str) -> None:
+        """Try every delivery to one destination that is due now, the oldest first."""
+        query = (
+            select(Delivery.id).join(Job).where(Delivery.destination == destination, *self._due()).order_by(Delivery.id)
+        )
+        with self._ledger.reading() as session:
+            delivery_ids = list(session.scalars(query))
+        for delivery_id in delivery_ids:
+            if self._closed:
+                return
+            self._attempt(delivery_id)
+
+    def _due(self) -> tuple[ColumnElement[bool], ...]:
+        now = self._ledger.clock.now()
+        return (
+            Delivery.state == DeliveryState.PENDING,
+            Job.state.in_((State.DERIVED, State.DELIVERING)),
+            (Delivery.next_try_at.is_(None)) | (Delivery.next_try_at <= now),
+        )
+
+    def _attempt(self, delivery_id: int) -> None:
+        """Make one try; whatever comes of it is in the ledger when this returns."""
+        settings = self._settings()
+        try:
+            task = self._begin(delivery_id, settings)
+            if task is None:
+                return
+            report = send_instances(
+                task.peer,
+                settings.node.ae_title,
+                task.paths,
+                check=partial(check_encoded, facts=task.facts),
+                on_result=self._recorder(task),
+                timeout_s=settings.delivery.association_timeout_s,
+            )
+        except NodeError as error:
+            self._conclude(delivery_id, error, settings)
+        except FileNotFoundError:
+            self._conclude(
+                delivery_id, Permanent("result_missing", "a result file is gone; use: series retry --new"), settings
+            )
+        except OSError as error:
+            self._conclude(
+                delivery_id, Transient("storage", f"a result file cannot be read: {error.strerror}"), settings
+            )
+        else:
+            self._conclude(delivery_id, _trouble(report), settings)
+
+    def _begin(self, delivery_id: int, settings: Settings) -> _Try | None:
+        with self._ledger.transaction() as change:
+            delivery = change.session.get_one(Delivery, delivery_id)
+            job = delivery.job
+            if delivery.state is not DeliveryState.PENDING or job.state not in (State.DERIVED, State.DELIVERING):
+                return None
+            delivery.attempts += 1
+            ensure_may_leave(job.bundle, settings)
+            peer = settings.peer(delivery.destination)
+            if peer is None:
+                raise Permanent(
+                    "unknown_destination", f"no peer is named {delivery.destination} any more; replay when it is back"
+                )
+            if job.state is State.DERIVED:
+                change.move_job(job, State.DELIVERING)
+            out = self._ledger.paths.jobs / job.key / OUT_FOLDER
+            missing = {item.sop_instance_uid for item in delivery.instances if not item.stored}
+            files = [item for item in job.result["instances"] if item["sop_instance_uid"] in missing]
+            return _Try(
+                delivery_id=delivery_id,
+                job_key=job.key,
+                peer=peer,
+                paths=tuple(out / item["file"] for item in files),
+                facts=LabelFacts.from_json(job.result["label_facts"]),
+            )
+
+    def _recorder(self, task: _Try) -> Callable[[Path, StoreResult], None]:
+        """Return the callback that writes down each answer before the next instance leaves."""
+        last_file = time.monotonic()
+
+        def record(path: Path, result: StoreResult) -> None:
+            nonlocal last_file
+            with self._ledger.transaction() as change:
+                row = change.session.scalars(
+                    select(DeliveryInstance).where(
+                        DeliveryInstance.delivery_id == task.delivery_id,
+                        DeliveryInstance.sop_instance_uid == result.sop_instance_uid,
+                    )
+                ).one()
+                row.status, row.stored, row.sent_at = result.status, result.category.is_stored, change.at
+                if time.monotonic() - last_file >= _JOB_FILE_EVERY_S:
+                    change.touch(row.delivery.job)
+                    last_file = time.monotonic()
+
+        return record
+
+    def _conclude(self, delivery_id: int, trouble: NodeError | None, settings: Settings) -> None:
+        """Write down how a try ended: delivered, tried again later, or given up."""
+        policy = delivery_policy(settings.delivery)
+        with self._ledger.transaction() as change:
+            delivery = change.session.get_one(Delivery, delivery_id)
+            if delivery.state is not DeliveryState.PENDING:
+                return
+            change.touch(delivery.job)
+            if trouble is None:
+                delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, change.at
+                delivery.code = delivery.reason = delivery.next_try_at = None
+                change.finish_delivery(delivery)
+                return
+            delivery.code, delivery.reason = trouble.code, trouble.reason
+            if isinstance(trouble, Transient) and delivery.attempts < policy.attempts:
+                wait_s = policy.wait_s(delivery.attempts)
+                delivery.next_try_at = change.at + timedelta(seconds=wait_s)
+                logger.warning(
+                    "job %s to %s: %s; try %d of %d failed, next in %.0f s",
+                    delivery.job.key,
+                    delivery.destination,
+                    trouble,
+                    delivery.attempts,
+                    policy.attempts,
+                    wait_s,
+                )
+                return
+            self._give_up(change, delivery, trouble)
+
+    def _give_up(self, change: Transaction, delivery: Delivery, trouble: NodeError) -> None:
+        logger.error("job %s to %s is a dead letter: %s", delivery.job.key, delivery.destination, trouble)
+        delivery.state, delivery.next_try_at = DeliveryState.FAILED, None
+        change.finish_delivery(delivery)
+
+
+def _trouble(report: DeliveryReport) -> NodeError | None:
+    """Return what kept a try from being complete, or None.
+
+    While anything may still pass, the try counts as transient: an instance that the peer refuses for good is reported
+    only when all the others are through.
+    """
+    if report.complete:
+        return None
+    if report.error is not None and not report.failed:
+        return report.error
+    outcomes = {outcome.path: outcome.result for outcome in report.outcomes}
+    answers = [outcomes[path] for path in (*report.to_retry, *report.failed) if path in outcomes]
+    comment = answers[0].comment if answers else str(report.error)
+    figures: dict[str, object] = {
+        "stored": len(report.stored),
+        "to_retry": len(report.to_retry),
+        "failed": len(report.failed),
+        "statuses": sorted({f"0x{one.status:04X}" for one in answers if one.status is not None}),
+    }
+    if report.to_retry:
+        return Transient("store_failed", f"{len(report.to_retry)} instances were not stored: {comment}", figures)
+    return Permanent("store_refused", f"{len(report.failed)} instances were refused for good: {comment}", figures)
+
+
+class _Lane(threading.Thread):
+    """The thread of one destination: sleeps until wanted."""
+
+    def __init__(self, destination: str, work: Callable[[], None]) -> None:
+        super().__init__(name=f"outbox-{destination}", daemon=True)
+        self.wanted = threading.Event()
+        self._work = work
+        self._stopping = False
+
+    def run(self) -> None:
+        """Work whenever wanted; trouble with the ledger ends a round, and the next `wake` begins another."""
+        while True:
+            self.wanted.wait()
+            self.wanted.clear()
+            if self._stopping:
+                return
+            try:
+                self._work()
+            except Exception as error:  # noqa: BLE001 - border of a task: the delivery stays PENDING in the ledger
+                logger.error("%s: %s; the deliveries stay pending", self.name, type(error).__name__)
+
+    def stop(self) -> None:
+        """Ask the thread to end."""
+        self._stopping = True
+        self.wanted.set()

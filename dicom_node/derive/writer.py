@@ -1,0 +1,284 @@
+"""The door of the derive stage: pixels and CT files in, labelled and checked DICOM files out.
+
+The same request gives the same bytes, in every process and on every machine: UIDs are hashes, dates come from the
+job record, nothing is taken from the clock, the file system or the order of a set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dicom_node.derive.encoding import encode_file
+from dicom_node.derive.mr_image import OUTPUT_LEVELS, SeriesPlan, SyntheticMRImage, provenance
+from dicom_node.derive.sources import SourceSeries, read_sources
+from dicom_node.dicom.labels import BundleFacts, LabelFacts, check_encoded, training_sentence
+from dicom_node.dicom.output_rules import OutputSettings
+from dicom_node.dicom.reading import ElementReader
+from dicom_node.dicom.uids import derived_series_uid, derived_sop_uid
+from dicom_node.dicom.watermark import apply_watermark, plan_watermark
+from dicom_node.errors import Permanent
+from dicom_node.ledger.durable import PART_SUFFIX, fsync_folder, name_hash, write_part
+
+__all__ = ["BundleFacts", "DeriveRequest", "DerivedInstance", "DerivedSeries", "derive_series", "plan_series_uid"]
+
+logger = logging.getLogger(__name__)
+
+_KIND: Final = "mr"
+#: Longest Derivation Description: value representation ST, PS3.5 section 6.2.
+_DERIVATION_CHARACTERS: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class DeriveRequest:
+    """Everything a derived series is a function of.
+
+    Attributes
+    ----------
+    source_paths : tuple of Path
+        CT files in the order of the gate (ascending along the normal).
+    pixels : numpy.ndarray
+        (S, rows, columns) uint16, 0..4095, on the grid of the CT.
+    mask : numpy.ndarray
+        (S, rows, columns) bool, brain mask; decides where the watermark stands.
+    source_slices : tuple of tuple of int
+        Per image the indices of the CT slices that entered it; `(i,)` when only its own.
+    bundle : BundleFacts
+        The model that computed the pixels.
+    output : OutputSettings
+        Choices of the site.
+    node_id : str
+        ``node.node_id`` of the settings.
+    created : datetime
+        Time of the job record; every date and time of our own comes from it.
+    notes : tuple of str
+        What the gate and preprocessing did; goes into the derivation description.
+    quality_flags : tuple of str
+        Flags of the brain mask.
+    superseded_series_uid : str or None
+        An earlier result that this one replaces (late slices).
+
+    Raises
+    ------
+    Permanent
+        `derive_request` when the arrays and lists do not fit together.
+    """
+
+    source_paths: tuple[Path, ...]
+    pixels: npt.NDArray[np.uint16]
+    mask: npt.NDArray[np.bool_]
+    source_slices: tuple[tuple[int, ...], ...]
+    bundle: BundleFacts
+    output: OutputSettings
+    node_id: str
+    created: datetime
+    notes: tuple[str, ...] = ()
+    quality_flags: tuple[str, ...] = ()
+    superseded_series_uid: str | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.source_paths)
+        if self.pixels.dtype != np.uint16 or self.pixels.ndim != 3 or self.mask.shape != self.pixels.shape:
+            raise Permanent(
+                "derive_request", "pixels must be uint16 (slices, rows, columns) and the mask of equal size"
+            )
+        if count == 0 or self.pixels.shape[0] != count or len(self.source_slices) != count:
+            raise Permanent("derive_request", "there must be one image and one list of sources per CT slice")
+        if int(self.pixels.max(initial=0)) > OUTPUT_LEVELS:
+            raise Permanent("derive_request", f"pixels must not exceed {OUTPUT_LEVELS}")
+        if any(not 0 <= index < count for indices in self.source_slices for index in indices):
+            raise Permanent("derive_request", "a source slice index is outside the stack")
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedInstance:
+    """One written file: where it lies, which image it holds, which CT slice it overlays, SHA-256 of its bytes."""
+
+    path: Path
+    sop_instance_uid: str
+    sop_class_uid: str
+    source_sop_instance_uid: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedSeries:
+    """A written series.
+
+    Attributes
+    ----------
+    series_instance_uid : str
+        Its UID.
+    instances : tuple of DerivedInstance
+        One per CT slice, in the order of the request.
+    input_digest : str
+        Digest of the CT (`uids.input_digest`).
+    label_facts : LabelFacts
+        What the sender checks the files against; keep it in the job record.
+    """
+
+    series_instance_uid: str
+    instances: tuple[DerivedInstance, ...]
+    input_digest: str
+    label_facts: LabelFacts
+
+
+def plan_series_uid(request: DeriveRequest) -> str:
+    """Series Instance UID that `derive_series` will give, without writing anything; reads the CT files.
+
+    Raises
+    ------
+    Permanent
+        When a CT file cannot serve as a source.
+    """
+    return _series_uid(request, read_sources(request.source_paths))
+
+
+def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
+    """Write one labelled image per CT slice.
+
+    Every object is checked for its mandatory marks on its encoded bytes before its file gets its name.
+
+    Parameters
+    ----------
+    request : DeriveRequest
+        Pixels, CT files, model, settings and the time of the job.
+    out_folder : Path
+        Existing folder. Files of an earlier run of the same request are replaced by equal ones.
+
+    Returns
+    -------
+    DerivedSeries
+        Paths, UIDs and hashes.
+
+    Raises
+    ------
+    Permanent
+        When a CT file cannot serve as a source, the watermark does not fit, or a mark is missing.
+    OSError
+        When the disk is full or gone; no partial file keeps a final name.
+    """
+    sources = read_sources(request.source_paths)
+    _ensure_grid(request, sources)
+    if not all(ElementReader(source.header).present("FrameOfReferenceUID") for source in sources.slices):
+        logger.warning(
+            "series %s has no frame of reference: the result cannot be linked to it in viewers",
+            sources.slices[0].series_instance_uid,
+        )
+    plan = _plan(request, sources)
+    facts = LabelFacts.from_rules(request.bundle, request.output)
+    pixels = request.pixels
+    if facts.watermark_lines:
+        pixels = apply_watermark(pixels, plan_watermark(facts.watermark_lines, request.mask))
+    numbers = sources.instance_numbers()
+    instances = []
+    for index, source in enumerate(sources.slices):
+        others = sorted(set(request.source_slices[index]) - {index})
+        sop_instance_uid = derived_sop_uid(_KIND, plan.series_instance_uid, source.sop_instance_uid)
+        image = SyntheticMRImage(
+            source,
+            neighbours=tuple(sources.slices[other] for other in others),
+            series=sources,
+            plan=plan,
+            pixels=pixels[index],
+            sop_instance_uid=sop_instance_uid,
+            instance_number=numbers[index],
+        )
+        data = encode_file(image)
+        check_encoded(data, facts)
+        path = out_folder / f"{name_hash(sop_instance_uid)}.dcm"
+        _place(path, data)
+        instances.append(
+            DerivedInstance(
+                path,
+                sop_instance_uid,
+                str(image.SOPClassUID),
+                source.sop_instance_uid,
+                hashlib.sha256(data).hexdigest(),
+            )
+        )
+    fsync_folder(out_folder)
+    return DerivedSeries(plan.series_instance_uid, tuple(instances), sources.input_digest, facts)
+
+
+def _place(path: Path, data: bytes) -> None:
+    """Whole file or none; the folder is made durable once for the series."""
+    part = path.with_name(path.name + PART_SUFFIX)
+    write_part(part, (data,))
+    part.replace(path)
+
+
+def _ensure_grid(request: DeriveRequest, sources: SourceSeries) -> None:
+    shape = request.pixels.shape[1:]
+    if any(source.shape != shape for source in sources.slices):
+        raise Permanent(
+            "derive_request",
+            "the pixels are not on the grid of the CT",
+            {"rows": int(shape[0]), "columns": int(shape[1])},
+        )
+
+
+def _series_uid(request: DeriveRequest, sources: SourceSeries) -> str:
+    """UID over all that changes pixels or header: what the request says beside input and model is hashed here."""
+    said = json.dumps(
+        [
+            request.output.fingerprint(),
+            list(request.notes),
+            list(request.quality_flags),
+            [list(indices) for indices in request.source_slices],
+            request.superseded_series_uid,
+        ]
+    )
+    return derived_series_uid(
+        _KIND,
+        sources.slices[0].series_instance_uid,
+        request.bundle.sha256,
+        sources.input_digest,
+        hashlib.sha256(said.encode()).hexdigest(),
+        request.node_id,
+    )
+
+
+def _plan(request: DeriveRequest, sources: SourceSeries) -> SeriesPlan:
+    return SeriesPlan(
+        series_instance_uid=_series_uid(request, sources),
+        node_id=request.node_id,
+        created=request.created,
+        bundle=request.bundle,
+        output=request.output,
+        derivation=_derivation(request),
+        record=provenance(
+            request.bundle,
+            input_digest=sources.input_digest,
+            notes=request.notes,
+            quality_flags=request.quality_flags,
+            superseded=request.superseded_series_uid,
+        ),
+    )
+
+
+def _derivation(request: DeriveRequest) -> str:
+    """Derivation Description: mandatory facts first, so that only notes can fall to the length limit."""
+    bundle = request.bundle
+    largest_slab = max(map(len, request.source_slices))
+    sentences = [
+        "SYNTHETIC diffusion-weighted-like image computed from CT by AI (JMMDA-GAN, reconstruction of JEIT250643).",
+        f"Model {bundle.name[:64]} ({bundle.size[:16]}), sha256 {bundle.sha256}.",
+        training_sentence(bundle.training_mark),
+        "Not an MR acquisition. Brain only, zero outside. Values 0 to 4095 are 0 to three times the brain median.",
+        f"Input: means of up to {largest_slab} CT slices." if largest_slab > 1 else "",
+        f"Replaces series {request.superseded_series_uid}." if request.superseded_series_uid else "",
+        f"Notes: {'; '.join((*request.notes, *request.quality_flags))}"
+        if request.notes or request.quality_flags
+        else "",
+    ]
+    text = " ".join(filter(None, sentences))
+    return text.encode("ascii", "replace").decode().replace("\\", "/")[:_DERIVATION_CHARACTERS].rstrip()

@@ -1,0 +1,73 @@
+"""Section ``[output]`` of node.toml: what an administrator may choose about the objects the node writes.
+
+The safety texts are not among the choices: a site may add words, never take the mandatory ones away.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from dicom_node.dicom.watermark import drawable
+
+#: Longest Series Description: value representation LO, PS3.5 section 6.2.
+SERIES_DESCRIPTION_CHARACTERS = 64
+
+
+def _check_series_description(value: str) -> str:
+    if not value.startswith("SYNTHETIC"):
+        raise ValueError("must start with the word SYNTHETIC, because series lists show only the first letters")
+    if len(value) > SERIES_DESCRIPTION_CHARACTERS:
+        raise ValueError(f"has {len(value)} characters, at most {SERIES_DESCRIPTION_CHARACTERS} are legal")
+    if "\\" in value or not all(" " <= character <= "~" for character in value):
+        raise ValueError("may hold printable ASCII characters only, and no backslash")
+    return value.rstrip(" ")
+
+
+def _check_watermark_text(value: str) -> str:
+    if "SYNTHETIC" not in value or "NOT MR" not in value:
+        raise ValueError("must contain the words SYNTHETIC and NOT MR")
+    if not drawable(value):
+        raise ValueError("may hold upper-case letters, digits, spaces and - . , : / + ( ) only")
+    return " ".join(value.split())
+
+
+class OutputSettings(BaseModel):
+    """What the synthetic series looks like in the PACS. Every value enters the UIDs: a change makes a new series."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    object: Literal["mr"] = Field(
+        "mr",
+        description="Kind of object: mr = one MR Image Storage instance per CT slice, in the CT's frame of reference.",
+    )
+    series_description: Annotated[str, AfterValidator(_check_series_description)] = Field(
+        "SYNTHETIC DWI from CT (AI) - NOT MR - RESEARCH",
+        description=(
+            "Series Description. Must start with SYNTHETIC, at most 64 ASCII characters. Change it when rules of your "
+            "PACS react to words in it such as DWI. PHANTOM-TRAINED or UNTRAINED is appended for such model bundles."
+        ),
+    )
+    series_number_offset: int = Field(
+        9000,
+        ge=1,
+        le=1_000_000,
+        description="Series Number of a result = this + the CT's Series Number modulo 1000.",
+    )
+    watermark: bool = Field(
+        True,
+        description="Draw the warning into the pixels. Leave it on unless every viewer shows the header texts.",
+    )
+    watermark_text: Annotated[str, AfterValidator(_check_watermark_text)] = Field(
+        "SYNTHETIC - NOT MR",
+        max_length=40,
+        description="Text of the watermark; must contain SYNTHETIC and NOT MR.",
+    )
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hexadecimal digits) over every setting, for the UIDs."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,293 @@
+"""Read elements of a data set that may be dirty, without letting a value of it out.
+
+Two habits of pydicom do not suit a node that must not reveal patient data: it raises on a number that does not parse,
+and it prints the offending text in the exception, the warning or the log line. Elements are therefore parsed here
+from their raw bytes (`ElementReader`): what does not parse is ``None`` plus an issue that names keyword and rule,
+never the value. Everything pydicom, pynetdicom and highdicom still say by themselves is reduced by
+`install_pydicom_privacy`, which every process of the node calls at its start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from datetime import datetime, time
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+from pydicom import dcmread
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from dicom_node.dicom.reading_privacy import install_pydicom_privacy, quiet_pydicom, reduce_message
+from dicom_node.errors import Permanent, Transient
+
+__all__ = [
+    "PARSE_ERRORS",
+    "ElementReader",
+    "install_pydicom_privacy",
+    "open_dataset",
+    "quiet_pydicom",
+    "reduce_message",
+]
+
+#: What pydicom raises on bytes that are not, or no longer, a data set. Each is turned into `Permanent` without
+#: chaining, because the texts of these exceptions quote the data.
+PARSE_ERRORS: Final = (
+    InvalidDicomError,
+    BytesLengthException,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    NotImplementedError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+    zlib.error,
+)
+
+# DS and IS of PS3.5 Table 6.2-1, after padding is removed.
+_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z")
+_LARGEST: Final = 1e9
+_INTEGER: Final = re.compile(r"[+-]?\d{1,12}\Z")
+_UID: Final = re.compile(r"[0-9][0-9.]{0,63}\Z")
+_DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})\Z")
+_TIME: Final = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(\.\d{1,6})?\Z")
+
+
+# --- opening -----------------------------------------------------------------------------------------------------
+
+
+def _looks_like_dicom(head: bytes) -> bool:
+    """Say whether these first bytes can begin a Part 10 file, or a bare data set as old tools write them."""
+    if head[128:132] == b"DICM":
+        return True
+    return head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and len(head) >= 16
+
+
+def open_dataset(path: Path, *, tags: Sequence[int] | None = None, pixels: bool = False) -> Dataset:
+    """Read a DICOM file quietly.
+
+    Parameters
+    ----------
+    path : Path
+        A Part 10 file, or a data set without preamble.
+    tags : sequence of int, optional
+        Read only these elements; all when absent.
+    pixels : bool, default False
+        Read on beyond the pixel data.
+
+    Returns
+    -------
+    pydicom.dataset.Dataset
+        Elements are left as raw bytes until somebody asks for them.
+
+    Raises
+    ------
+    dicom_node.errors.Permanent
+        ``unreadable``: not DICOM, or so damaged that no data set can be made of it.
+    dicom_node.errors.Transient
+        ``storage``: the file system failed.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(132)
+        if not _looks_like_dicom(head):
+            raise Permanent("unreadable", "the file is not DICOM", {"bytes": path.stat().st_size})
+        with quiet_pydicom():
+            return dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags) if tags else None, force=True)
+    except (FileNotFoundError, IsADirectoryError):
+        raise Permanent("unreadable", "the file is not there") from None
+    except PARSE_ERRORS as error:
+        kind = type(error).__name__
+        raise Permanent("unreadable", f"the file cannot be parsed as DICOM ({kind})") from None
+    except MemoryError:
+        if pixels:
+            raise
+        # Headers are small, so it was a length of gigabytes that a damaged element announced.
+        raise Permanent("unreadable", "an element announces more bytes than the file holds") from None
+    except OSError as error:
+        # pydicom also raises a bare OSError for broken sequences; only the operating system sets errno.
+        if error.errno is None:
+            raise Permanent("unreadable", "the file cannot be parsed as DICOM (OSError)") from None
+        raise Transient("storage", f"the file could not be read (errno {error.errno})") from None
+
+
+# --- elements ----------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def _tag(keyword: str) -> int:
+    tag = tag_for_keyword(keyword)
+    if tag is None:
+        raise KeyError(keyword)
+    return int(tag)
+
+
+def _decode(value: bytes) -> str:
+    # Texts are matched against words of the rules only; identity is copied byte-true elsewhere. So UTF-8 where it
+    # fits and Latin-1 otherwise is enough, and never fails.
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("latin-1")
+
+
+def _as_float(text: str) -> float | None:
+    if not _DECIMAL.match(text):
+        return None
+    number = float(text)
+    # No length, factor or intensity of a CT reaches the limit; below it no product of two can overflow.
+    return number if abs(number) <= _LARGEST else None
+
+
+class ElementReader:
+    """Tolerant access to the elements of one data set; what does not parse is ``None`` and an issue.
+
+    Parameters
+    ----------
+    dataset : pydicom.dataset.Dataset
+        Raw as `open_dataset` leaves it, or made in memory.
+
+    Attributes
+    ----------
+    issues : list of str
+        ``KEYWORD: rule``, in the order in which they were met, never with a value.
+    """
+
+    __slots__ = ("_dataset", "_endian", "issues")
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        little = dataset.original_encoding[1]
+        self._endian = ">" if little is False else "<"
+        self.issues: list[str] = []
+
+    def issue(self, keyword: str, rule: str) -> None:
+        """Note that an attribute broke a rule."""
+        self.issues.append(f"{keyword}: {rule}")
+
+    def raw(self, keyword: str) -> object:
+        """Give the value as it stands: bytes of a file, or the object of a data set made in memory; None if absent."""
+        tag = _tag(keyword)
+        if tag not in self._dataset:
+            return None
+        return self._dataset.get_item(tag, keep_deferred=True).value
+
+    def present(self, keyword: str) -> bool:
+        """Say whether the attribute is there with a value."""
+        value = self.raw(keyword)
+        return value is not None and value != b"" and value != "" and value != []
+
+    def texts(self, keyword: str) -> tuple[str, ...]:
+        """Give the values of a text attribute without padding; empty when absent."""
+        value = self.raw(keyword)
+        if value is None:
+            return ()
+        if isinstance(value, bytes):
+            parts = _decode(value).split("\\")
+        elif isinstance(value, str) or not isinstance(value, Sequence):
+            parts = str(value).split("\\")
+        else:
+            parts = [str(item) for item in value]
+        cleaned = tuple(part.strip(" \0\t\r\n") for part in parts)
+        return () if cleaned == ("",) else cleaned
+
+    def text(self, keyword: str) -> str:
+        """Give a text attribute as one string, several values joined by a backslash; empty when absent."""
+        return "\\".join(self.texts(keyword))
+
+    def decimals(self, keyword: str, count: int) -> tuple[float, ...] | None:
+        """Give exactly `count` finite decimal numbers (DS), else None."""
+        texts = self.texts(keyword)
+        if not texts:
+            return None
+        if len(texts) != count:
+            self.issue(keyword, f"{count} values expected, {len(texts)} found")
+            return None
+        numbers = [_as_float(text) for text in texts]
+        found = tuple(number for number in numbers if number is not None)
+        if len(found) != count:
+            self.issue(keyword, "not a decimal number")
+            return None
+        return found
+
+    def decimal(self, keyword: str) -> float | None:
+        """Give one finite decimal number (DS), else None."""
+        found = self.decimals(keyword, 1)
+        return None if found is None else found[0]
+
+    def integer(self, keyword: str) -> int | None:
+        """Give one integer written as text (IS), else None."""
+        texts = self.texts(keyword)
+        if not texts:
+            return None
+        if len(texts) != 1 or not _INTEGER.match(texts[0]):
+            self.issue(keyword, "not an integer")
+            return None
+        return int(texts[0])
+
+    def short(self, keyword: str, *, signed: bool = False) -> int | None:
+        """Give one 16-bit integer (US or SS; the caller says which where the VR depends on another element)."""
+        value = self.raw(keyword)
+        if value is None or value == b"":
+            return None
+        if isinstance(value, int):
+            return value
+        if not isinstance(value, bytes) or len(value) != 2:
+            self.issue(keyword, "one 16-bit integer expected")
+            return None
+        return int(struct.unpack(self._endian + ("h" if signed else "H"), value)[0])
+
+    def uid(self, keyword: str) -> str | None:
+        """Give a UID of digits and dots, at most 64 characters (PS3.5 section 9), else None."""
+        texts = self.texts(keyword)
+        if not texts:
+            return None
+        if len(texts) != 1 or not _UID.match(texts[0]):
+            self.issue(keyword, "not a UID")
+            return None
+        return texts[0]
+
+    def moment(self, date_keyword: str, time_keyword: str) -> datetime | None:
+        """Give a date (DA) and time (TM) as one naive moment; without a date, None; without a time, midnight."""
+        text = self.text(date_keyword)
+        if not text:
+            return None
+        date = _DATE.match(text)
+        try:
+            day = datetime(int(date[1]), int(date[2]), int(date[3])) if date else None
+        except ValueError:
+            day = None
+        if day is None:
+            self.issue(date_keyword, "not a date")
+            return None
+        return datetime.combine(day.date(), self._time_of_day(time_keyword))
+
+    def _time_of_day(self, keyword: str) -> time:
+        text = self.text(keyword)
+        found = _TIME.match(text)
+        if not text:
+            return time()
+        try:
+            if found is None:
+                raise ValueError
+            hour, minute, second = (int(part or 0) for part in found.groups()[:3])
+            return time(hour, minute, second, round(float(found.group(4) or 0) * 1_000_000) % 1_000_000)
+        except ValueError:
+            self.issue(keyword, "not a time")
+            return time()
+
+    def sha256(self, keyword: str) -> str:
+        """Digest of the bytes of an attribute without trailing padding: compares values without holding them."""
+        value = self.raw(keyword)
+        data = value if isinstance(value, bytes) else str(value if value is not None else "").encode()
+        return hashlib.sha256(data.rstrip(b" \0")).hexdigest()

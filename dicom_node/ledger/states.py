@@ -1,0 +1,97 @@
+"""Where a series, a study and a delivery can stand, and which step may follow which.
+
+The table `ALLOWED` is the whole state machine of the node on one screen. A step that is not in it raises
+`IllegalTransition`: it would be a defect of the node, never something an input or a peer can cause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from dicom_node.errors import Permanent
+
+
+class State(Enum):
+    """The journey of a series and of the job that works on it.
+
+    A job begins at `QUEUED`; the series it belongs to mirrors its state for as long as the job is the current one.
+    """
+
+    RECEIVING = "RECEIVING"
+    COMPLETE = "COMPLETE"
+    QUEUED = "QUEUED"
+    SYNTHESIZING = "SYNTHESIZING"
+    DERIVED = "DERIVED"
+    DELIVERING = "DELIVERING"
+    DELIVERED = "DELIVERED"
+    COMMITTED = "COMMITTED"
+    SKIPPED = "SKIPPED"
+    REFUSED = "REFUSED"
+    FAILED = "FAILED"
+    SUPERSEDED = "SUPERSEDED"
+
+
+class StudyState(Enum):
+    """Whether the study still waits for series or its one series has been chosen (or none)."""
+
+    OPEN = "OPEN"
+    DECIDED = "DECIDED"
+
+
+class DeliveryState(Enum):
+    """What became of one result on its way to one destination."""
+
+    PENDING = "PENDING"
+    DELIVERED = "DELIVERED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+#: Late slices bring a series back to RECEIVING from wherever it stands; an administrator's retry leads from an
+#: end back to the step before it. SUPERSEDED is the only state that nothing leaves.
+ALLOWED: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
+    {
+        State.RECEIVING: frozenset({State.COMPLETE, State.SKIPPED}),
+        State.COMPLETE: frozenset({State.QUEUED, State.SKIPPED, State.REFUSED, State.RECEIVING, State.DELIVERED}),
+        State.QUEUED: frozenset({State.SYNTHESIZING, State.FAILED, State.REFUSED, State.SUPERSEDED, State.RECEIVING}),
+        State.SYNTHESIZING: frozenset(
+            {State.QUEUED, State.DERIVED, State.REFUSED, State.FAILED, State.SUPERSEDED, State.RECEIVING}
+        ),
+        State.DERIVED: frozenset({State.DELIVERING, State.FAILED, State.SUPERSEDED, State.RECEIVING}),
+        State.DELIVERING: frozenset({State.DELIVERED, State.FAILED, State.SUPERSEDED, State.RECEIVING}),
+        State.DELIVERED: frozenset({State.COMMITTED, State.SUPERSEDED, State.RECEIVING, State.COMPLETE}),
+        State.COMMITTED: frozenset({State.SUPERSEDED, State.RECEIVING, State.COMPLETE}),
+        State.SKIPPED: frozenset({State.RECEIVING, State.COMPLETE}),
+        State.REFUSED: frozenset({State.RECEIVING, State.COMPLETE, State.QUEUED, State.SUPERSEDED}),
+        State.FAILED: frozenset({State.RECEIVING, State.COMPLETE, State.QUEUED, State.DELIVERING, State.SUPERSEDED}),
+        State.SUPERSEDED: frozenset(),
+    }
+)
+
+#: Nothing happens to an item in one of these states unless something arrives or somebody asks.
+AT_REST: Final = frozenset(
+    {State.DELIVERED, State.COMMITTED, State.SKIPPED, State.REFUSED, State.FAILED, State.SUPERSEDED}
+)
+
+#: A job in one of these states has sent nothing yet, so late slices may simply take its place.
+UNSENT: Final = frozenset({State.QUEUED, State.SYNTHESIZING, State.DERIVED, State.REFUSED})
+
+
+class IllegalTransition(Permanent):
+    """Raise this when code asks for a step that `ALLOWED` does not hold: a defect, not an outcome."""
+
+    def __init__(self, before: State, after: State) -> None:
+        super().__init__(
+            "illegal_transition",
+            f"no step leads from {before.value} to {after.value}",
+            {"before": before.value, "after": after.value},
+        )
+
+
+def check_transition(before: State, after: State) -> None:
+    """Raise `IllegalTransition` unless the step is one of `ALLOWED`."""
+    if after not in ALLOWED[before]:
+        raise IllegalTransition(before, after)

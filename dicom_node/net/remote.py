@@ -1,0 +1,36 @@
+"""Whom we call: the little that the network verbs have to know about a peer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class RemoteEntity(Protocol):
+    """A remote application entity; `dicom_node.settings.Peer` is one."""
+
+    @property
+    def name(self) -> str:
+        """Our own short name for it."""
+
+    @property
+    def called_ae_title(self) -> str:
+        """The title by which we call it."""
+
+    @property
+    def host(self) -> str:
+        """Host name or address."""
+
+    @property
+    def port(self) -> int | None:
+        """TCP port; None when it cannot be called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A remote application entity that stands in no settings file."""
+
+    name: str
+    called_ae_title: str
+    host: str
+    port: int | None

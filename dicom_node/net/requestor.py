@@ -1,0 +1,133 @@
+"""Open and end associations as requestor, with errors that say who must change what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pynetdicom import AE, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import A_ASSOCIATE
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AssociationSocket
+
+from dicom_node.errors import Permanent, Transient
+from dicom_node.net.connection import MAX_PDU_BYTES, bound_connection
+from dicom_node.net.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.net.remote import RemoteEntity
+
+#: Answers of a peer are short; nothing that it sends us as a requestor is longer.
+_LONGEST_ANSWER_BYTES: Final = 16 * 1024**2
+
+
+class _Requestor(AE):  # type: ignore[misc]  # pynetdicom is untyped for us
+    """An application entity whose outgoing connections are bounded."""
+
+    def _create_socket(self, *args: Any) -> AssociationSocket:  # noqa: ANN401 - passed on
+        connection = super()._create_socket(*args)
+        timeout_s = self.acse_timeout
+        bound_connection(connection, timeout_s=timeout_s, max_message_bytes=_LONGEST_ANSWER_BYTES)
+        return connection
+
+
+def associate(
+    peer: RemoteEntity, calling_ae: str, contexts: Sequence[PresentationContext], timeout_s: float
+) -> Association:
+    """Open an association or say why not.
+
+    Parameters
+    ----------
+    peer : RemoteEntity
+        Whom to call.
+    calling_ae : str
+        Our AE title.
+    contexts : sequence of PresentationContext
+        What to propose.
+    timeout_s : float
+        Longest wait for each step.
+
+    Returns
+    -------
+    Association
+        Established; or ended, without any accepted context, when the peer took nothing of what we proposed.
+
+    Raises
+    ------
+    Transient
+        ``peer_unreachable``, ``peer_rejected``, ``peer_busy``, ``peer_aborted``.
+    Permanent
+        ``peer_without_port``.
+    """
+    if peer.port is None:
+        raise Permanent("peer_without_port", f"peer {peer.name!r} has no port: it cannot be called")
+    entity = _Requestor(calling_ae)
+    entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    entity.connection_timeout = entity.acse_timeout = entity.dimse_timeout = timeout_s
+    entity.network_timeout = max(timeout_s, 60.0)
+    connected: list[bool] = []
+
+    try:
+        assoc = entity.associate(
+            peer.host,
+            peer.port,
+            contexts=list(contexts),
+            ae_title=peer.called_ae_title,
+            max_pdu=MAX_PDU_BYTES,
+            evt_handlers=[(evt.EVT_CONN_OPEN, lambda _event: connected.append(True))],
+        )
+    except OSError as error:  # the host name does not resolve
+        raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: {error.strerror}") from error
+    if assoc.is_established:
+        return assoc
+    if assoc.is_rejected:
+        raise _rejection(peer, calling_ae, assoc.acceptor.primitive)
+    if assoc.acceptor.primitive is not None and assoc.acceptor.primitive.result == 0:
+        # Accepted, but without any context: every instance then fails by itself.
+        return assoc
+    if not connected:
+        raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: no connection; is it running?")
+    reason = f"{words(peer)} took the connection but no association: is this a DICOM port, with or without TLS?"
+    raise Transient("peer_aborted", reason)
+
+
+def _rejection(peer: RemoteEntity, calling_ae: str, answer: A_ASSOCIATE) -> Transient:
+    """Put an A-ASSOCIATE-RJ (PS3.8 table 9-21) into words that name who must change what."""
+    source, diagnostic = answer.result_source, answer.diagnostic
+    figures = {"result": answer.result, "source": source, "diagnostic": diagnostic}
+    if (source, diagnostic) == (1, 3):
+        reason = (
+            f"peer rejected our AE title: {words(peer)} does not know {calling_ae!r}; ask the PACS administrator to "
+            "add it with the address of this host"
+        )
+        return Transient("peer_rejected", reason, figures)
+    if (source, diagnostic) == (1, 7):
+        reason = (
+            f"peer rejected its own AE title: {peer.host}:{peer.port} is not {peer.called_ae_title!r}; correct the "
+            f"first of ae_titles of peer {peer.name!r}"
+        )
+        return Transient("peer_rejected", reason, figures)
+    if source == 3:
+        return Transient("peer_busy", f"{words(peer)} is busy (too many associations)", figures)
+    reason = f"{words(peer)} rejected the association of {calling_ae!r} without a reason we know; ask its administrator"
+    return Transient("peer_rejected", reason, figures)
+
+
+def no_answer(peer: RemoteEntity, waited_s: float, timeout_s: float) -> Transient:
+    """Return the error of a peer that owes us an answer: silent, or gone."""
+    if waited_s >= timeout_s:
+        return Transient("peer_silent", f"{words(peer)} did not answer within {timeout_s:g} s")
+    return Transient("peer_aborted", f"{words(peer)} ended the association in the middle")
+
+
+def words(peer: RemoteEntity) -> str:
+    """Name a peer the way an administrator finds it in both configurations."""
+    return f"peer {peer.name!r} ({peer.called_ae_title} at {peer.host}:{peer.port})"
+
+
+def finish(assoc: Association, *, abort: bool = False) -> None:
+    """Release an association that is open, or abort it."""
+    if abort:
+        assoc.abort()
+    elif assoc.is_established:
+        assoc.release()

@@ -1,0 +1,292 @@
+"""The service process: the only writer of the ledger. It wires the rooms together and keeps their clock.
+
+Threads: the main one waits for pokes, signals and its supervisor; APScheduler looks at everything once a second; one
+thread feeds the worker, one derives, one per destination sends. All of them read their work from the ledger.
+
+Protocol with the supervisor, one JSON object a line on standard output: ``ready`` once, ``beat`` while every loop makes
+progress, ``reloaded`` or ``not_reloaded``, ``stopped``. The end of standard input means that the supervisor is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from sqlalchemy import select
+
+from dicom_node.assemble.decide import Decider
+from dicom_node.assemble.ingest import Ingest
+from dicom_node.assemble.quiet import QuietClock
+from dicom_node.assemble.sweep import Sweep
+from dicom_node.deliver.outbox import Outbox
+from dicom_node.ledger.clock import Clock
+from dicom_node.ledger.place import place_of
+from dicom_node.ledger.poke import bind_poke_socket
+from dicom_node.ledger.rebuild import restore_missing, sync_journals
+from dicom_node.ledger.spool import SpoolPaths, durable_write, utc_now
+from dicom_node.ledger.store import Ledger
+from dicom_node.ledger.tables import Association
+from dicom_node.operate.beats import Beats
+from dicom_node.operate.guard import spool_lock
+from dicom_node.operate.logs import set_up_logs
+from dicom_node.operate.requests import serve_requests, sweep_answers
+from dicom_node.operate.schedule import Schedule
+from dicom_node.operate.state import STATE_FILE
+from dicom_node.remedies import handle_request
+from dicom_node.settings import Settings, SettingsError, load_settings
+from dicom_node.stages.derivation import DeriveStage
+from dicom_node.stages.synthesis import SynthesisStage, recover_jobs
+
+logger = logging.getLogger(__name__)
+
+_SWEEP_S: Final = 1.0
+_HEALTH_S: Final = 2.0
+_LOCK_WAIT_S: Final = 3.0
+#: A round takes in all that waits in the spool, which after a long pause may be thousands of files.
+_ASSEMBLE_LIMIT_S: Final = 600.0
+#: Pokes within this time share one round, so that a fast sender makes few large commits instead of many small ones.
+_POKE_GAP_S: Final = 0.1
+
+
+class Service:
+    """The rooms of one node, wired.
+
+    Parameters
+    ----------
+    config : Path
+        The settings file; read again on SIGHUP.
+    settings : Settings
+        Its present content.
+    ledger : Ledger
+        Open ledger; the caller holds the spool lock.
+    """
+
+    def __init__(self, config: Path, settings: Settings, ledger: Ledger) -> None:
+        self._config = config
+        self._settings = settings
+        self._ledger = ledger
+        self._paths = ledger.paths
+        self._quiet = QuietClock(ledger.clock)
+        self._ingest = Ingest(ledger, self._quiet)
+        self._sweep = Sweep(ledger, self._quiet, Decider(ledger.paths))
+        self._beats = Beats(ledger.clock)
+        self._outbox = Outbox(ledger, self.settings)
+        self._derive = DeriveStage(ledger, self.settings, self._beats, self._outbox.wake)
+        self._synthesis = SynthesisStage(ledger, self.settings, self._beats, self._derive.wake)
+        self._schedule = Schedule()
+        self._assembling = threading.Lock()
+        self._reload_report: Mapping[str, Any] | None = None
+
+    def settings(self) -> Settings:
+        """Return the settings in force."""
+        return self._settings
+
+    def recover(self) -> None:
+        """Make ledger, journals, spool and jobs agree after whatever ended the last service."""
+        restore_missing(self._ledger)
+        sync_journals(self._ledger)
+        self._ingest.recover()
+        self._close_lost_associations()
+        recover_jobs(self._ledger)
+        sweep_answers(self._paths)
+
+    def start(self) -> None:
+        """Start every thread."""
+        self._synthesis.start()
+        self._derive.start()
+        self._schedule.every(_SWEEP_S, "assemble", self.assemble)
+        self._schedule.every(_SWEEP_S, "deliver", self._outbox.wake)
+        self._schedule.every(_HEALTH_S, "health", self.report_health)
+        self._schedule.start()
+
+    def stop(self) -> None:
+        """Stop every thread; whatever is under way is in the ledger and goes on at the next start."""
+        self._schedule.stop()
+        self._synthesis.stop()
+        self._derive.stop()
+        self._outbox.stop()
+        self._write_state("stopped")
+
+    def assemble(self) -> None:
+        """Do one round of ingest, completion, decision and requests."""
+        with self._assembling:
+            self._ingest.scan()
+            self._sweep.run(self._settings)
+            serve_requests(self._paths, lambda request: handle_request(self._ledger, self._settings, request))
+        self._beats.beat("assemble", _ASSEMBLE_LIMIT_S)
+        self._synthesis.wake()
+
+    def reload(self) -> None:
+        """Read the settings file again; a bad one changes nothing and says why."""
+        try:
+            fresh = load_settings(self._config)
+        except SettingsError as error:
+            for fault in error.faults:
+                logger.error("not reloaded: %s", fault)
+            self._reload_report = {"at": utc_now(), "taken": False, "faults": [str(fault) for fault in error.faults]}
+            tell("not_reloaded", faults=[str(fault) for fault in error.faults])
+            return
+        if fresh.node.data_dir != self._settings.node.data_dir or fresh.ledger.url != self._settings.ledger.url:
+            reason = "node.data_dir and ledger.url cannot change while the node runs; restart it"
+            logger.error("not reloaded: %s", reason)
+            self._reload_report = {"at": utc_now(), "taken": False, "faults": [reason]}
+            tell("not_reloaded", faults=[reason])
+            return
+        self._settings = fresh
+        set_up_logs(fresh.node.log_level.value)
+        self._reload_report = {"at": utc_now(), "taken": True, "faults": []}
+        logger.info("settings reloaded")
+        tell("reloaded")
+        self._synthesis.wake()
+        self._outbox.wake()
+
+    def report_health(self) -> None:
+        """Write `run/state.json`, and give the supervisor a beat while every loop makes progress."""
+        self._beats.beat("schedule")
+        self._write_state("running")
+        if self._beats.well:
+            tell("beat")
+        else:
+            slow = [name for name, pulse in self._beats.pulses().items() if not pulse.well]
+            logger.error("no progress in: %s", ", ".join(slow))
+
+    def _write_state(self, state: str) -> None:
+        pulses = self._beats.pulses()
+        record = {
+            "at": utc_now(),
+            "pid": os.getpid(),
+            "state": state,
+            "well": self._beats.well,
+            "worker": self._synthesis.report,
+            "loops": {name: {"age_s": p.age_s, "limit_s": p.limit_s, "well": p.well} for name, p in pulses.items()},
+            "reload": self._reload_report,
+        }
+        durable_write(self._paths.run / STATE_FILE, json.dumps(record, indent=1).encode())
+
+    def _close_lost_associations(self) -> None:
+        """Mark associations whose folder is gone as ended: they were taken in, but the end was not written down."""
+        with self._ledger.transaction() as change:
+            for row in change.session.scalars(select(Association).where(Association.outcome == "open")):
+                if not (self._paths.incoming / row.key).is_dir():
+                    row.outcome, row.closed_at = "closed", change.at
+
+
+class _Wakeup:
+    """What the main thread waits for: pokes, signals, and the end of standard input."""
+
+    def __init__(self, pokes: socket.socket) -> None:
+        self.signals: set[signal.Signals] = set()
+        self._pokes = pokes
+        self._pokes.setblocking(False)
+        self._woken, self._wake = socket.socketpair()
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pokes, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+        if not sys.stdin.isatty():
+            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        signal.set_wakeup_fd(self._wake.fileno())
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._noticed)
+        signal.signal(signal.SIGINT, signal.SIG_IGN if not sys.stdin.isatty() else self._noticed)
+
+    def _noticed(self, number: int, frame: FrameType | None) -> None:
+        self.signals.add(signal.Signals(number))
+
+    def wait(self) -> bool:
+        """Wait for something; return False when it is time to stop."""
+        for key, _ in self._selector.select():
+            if key.fileobj is self._pokes:
+                _drain(self._pokes)
+            elif key.fileobj is self._woken:
+                _drain(self._woken)
+            elif not os.read(sys.stdin.fileno(), 4096):
+                return False
+        return not self.signals & {signal.SIGTERM, signal.SIGINT}
+
+    def close(self) -> None:
+        """Give back the file descriptors."""
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        for end in (self._woken, self._wake, self._pokes):
+            end.close()
+
+
+def _drain(end: socket.socket) -> None:
+    try:
+        while end.recv(4096):
+            pass
+    except BlockingIOError:
+        return
+
+
+def tell(event: str, **details: object) -> None:
+    """Report to the supervisor; without one (its pipe is closed) the report is lost and nothing else."""
+    try:
+        sys.stdout.write(json.dumps({"event": event, **details}) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        logger.warning("nobody listens to the service's reports any more")
+
+
+def run_service(config: Path) -> int:
+    """Run the service process until it is told to stop.
+
+    Returns
+    -------
+    int
+        Exit code 0.
+
+    Raises
+    ------
+    SettingsError
+        When the configuration is bad.
+    Permanent
+        ``spool_in_use`` when another service works on the data folder.
+    """
+    os.umask(0o077)
+    settings = load_settings(config)
+    set_up_logs(settings.node.log_level.value)
+    paths = SpoolPaths(settings.node.data_dir)
+    paths.make()
+    with spool_lock(paths, wait_s=_LOCK_WAIT_S):
+        ledger = Ledger.open(paths, settings.ledger.url, Clock())
+        try:
+            _run(Service(config, settings, ledger), paths)
+        finally:
+            ledger.close()
+    return 0
+
+
+def _run(service: Service, paths: SpoolPaths) -> None:
+    service.recover()
+    wakeup = _Wakeup(bind_poke_socket(paths.service_socket))
+    service.start()
+    tell("ready", pid=os.getpid())
+    try:
+        while wakeup.wait():
+            if signal.SIGHUP in wakeup.signals:
+                wakeup.signals.discard(signal.SIGHUP)
+                service.reload()
+            try:
+                service.assemble()
+            except Exception as error:  # noqa: BLE001 - border of the loop: what waits stays in spool and ledger
+                logger.error("assembling failed: %s; it is tried again in a second", place_of(error))
+            time.sleep(_POKE_GAP_S)
+    finally:
+        service.stop()
+        wakeup.close()
+        paths.service_socket.unlink(missing_ok=True)
+        tell("stopped")

@@ -1,0 +1,45 @@
+"""config/node.toml as frozen models.
+
+`load_settings` is the only door from a file; it reports every fault as ``FILE:LINE: key: reason``.
+"""
+
+from dicom_node.dicom.output_rules import OutputSettings
+from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
+from dicom_node.settings.faults import Fault, SettingsError
+from dicom_node.settings.loading import load_settings, parse_settings
+from dicom_node.settings.model import Settings
+from dicom_node.settings.sections import (
+    DeliverySettings,
+    IntakeSettings,
+    LedgerSettings,
+    LogLevel,
+    ModelSettings,
+    NodeSettings,
+    Peer,
+    Precision,
+    Role,
+    Route,
+    WorkersSettings,
+)
+
+__all__ = [
+    "DeliverySettings",
+    "Fault",
+    "GeometrySettings",
+    "IntakeSettings",
+    "LedgerSettings",
+    "LogLevel",
+    "ModelSettings",
+    "NodeSettings",
+    "OutputSettings",
+    "Peer",
+    "Precision",
+    "Role",
+    "Route",
+    "SelectionSettings",
+    "Settings",
+    "SettingsError",
+    "WorkersSettings",
+    "load_settings",
+    "parse_settings",
+]

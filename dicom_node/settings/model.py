@@ -1,0 +1,107 @@
+"""The whole of node.toml as one frozen model."""
+
+from __future__ import annotations
+
+from pydantic import ConfigDict, Field, model_validator
+
+from dicom_node.dicom.output_rules import OutputSettings
+from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
+from dicom_node.settings.checks import Parts, cross_faults
+from dicom_node.settings.sections import (
+    DeliverySettings,
+    IntakeSettings,
+    LedgerSettings,
+    ModelSettings,
+    NodeSettings,
+    Peer,
+    Role,
+    Route,
+    Section,
+    WorkersSettings,
+)
+
+
+class Settings(Section):
+    """Effective settings of one node.
+
+    Every section has defaults, so ``Settings()`` is valid: a node that nobody may send to. `load_settings` is the way
+    to get settings from a file; it names lines, which this class cannot.
+    """
+
+    model_config = ConfigDict(title="jmmda-node settings")
+
+    node: NodeSettings = Field(default_factory=NodeSettings)
+    peers: tuple[Peer, ...] = ()
+    routes: tuple[Route, ...] = ()
+    intake: IntakeSettings = Field(default_factory=IntakeSettings)
+    selection: SelectionSettings = Field(default_factory=SelectionSettings)
+    geometry: GeometrySettings = Field(default_factory=GeometrySettings)
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    output: OutputSettings = Field(default_factory=OutputSettings)
+    delivery: DeliverySettings = Field(default_factory=DeliverySettings)
+    ledger: LedgerSettings = Field(default_factory=LedgerSettings)
+    workers: WorkersSettings = Field(default_factory=WorkersSettings)
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Settings:
+        reasons = [reason for _, reason in cross_faults(self._parts())]
+        if reasons:
+            raise ValueError("; ".join(reasons))
+        return self
+
+    def _parts(self) -> Parts:
+        return Parts(
+            node=self.node,
+            peers=dict(enumerate(self.peers)),
+            routes=dict(enumerate(self.routes)),
+            peer_names=frozenset(peer.name for peer in self.peers),
+            all_peers_valid=True,
+            all_routes_valid=True,
+        )
+
+    @property
+    def ledger_url(self) -> str:
+        """SQLAlchemy URL of the ledger, the default already filled in."""
+        return self.ledger.url or f"sqlite:///{self.node.data_dir / 'ledger.sqlite'}"
+
+    @property
+    def destinations(self) -> tuple[Peer, ...]:
+        """Every peer with role destination, in the order of the file."""
+        return tuple(peer for peer in self.peers if peer.has_role(Role.DESTINATION))
+
+    def peer(self, name: str) -> Peer | None:
+        """Return the peer of that name, or None."""
+        return next((peer for peer in self.peers if peer.name == name), None)
+
+    def peer_of(self, calling_ae: str, host: str) -> Peer | None:
+        """Peer that calls under an AE title from an address.
+
+        Parameters
+        ----------
+        calling_ae : str
+            Calling AE title; surrounding spaces do not matter, case does.
+        host : str
+            Address of the caller. It decides only between several peers with that title: whether a caller may come
+            from there at all is the receiver's question.
+
+        Returns
+        -------
+        Peer or None
+            None when no peer lists the title.
+        """
+        title = calling_ae.strip()
+        candidates = [peer for peer in self.peers if title in peer.ae_titles]
+        at_host = [peer for peer in candidates if peer.host == host]
+        return next(iter(at_host or candidates), None)
+
+    def destinations_for(self, calling_ae: str) -> tuple[Peer, ...]:
+        """Peers to which results made from the images of a calling AE title go.
+
+        Without any ``[[routes]]`` these are all peers with role destination; with routes, those that the route of
+        this title names, and none for a title without a route.
+        """
+        if not self.routes:
+            return self.destinations
+        title = calling_ae.strip()
+        names = {name for route in self.routes if route.from_ae == title for name in route.destinations}
+        return tuple(peer for peer in self.destinations if peer.name in names)

@@ -1,0 +1,151 @@
+"""From the files of one CT series to synthetic pixels on that CT's own grid.
+
+One function, used by the worker process and by the offline command, so that both produce the same bytes. Everything
+that touches intensities or geometry comes from `jmmda_model.imaging`, which training calls too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dicom_node.dicom.pixels import load_volume
+from dicom_node.dicom.values import SliceHeader, read_header
+from dicom_node.errors import Permanent, Refused
+from dicom_node.ledger.result_file import SynthesisResult
+from jmmda_model.bundle import BundleError, load_bundle
+from jmmda_model.imaging.errors import ImagingError
+from jmmda_model.imaging.grid import from_network_grid, to_network_grid
+from jmmda_model.imaging.mask import BrainMask, brain_mask, ensure_eligible
+from jmmda_model.imaging.volume import CtVolume
+from jmmda_model.runtime import Runtime, RuntimeUnavailableError
+
+#: Called with (step, done, total): the step's name and how far it is. It is also the worker's sign of life.
+Progress = Callable[[str, int, int], None]
+
+
+class _Stopwatch:
+    """Wall seconds per named step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 4)
+
+
+def _silent(step: str, done: int, total: int) -> None:
+    """Report nothing."""
+
+
+def load_runtime(bundle: str, *, device: str, precision: str = "auto", threads: int | None = None) -> Runtime:
+    """Load a bundle by path or name and warm it up.
+
+    Raises
+    ------
+    Permanent
+        `bundle` when it is missing, damaged or of an unknown contract; `device` when the device cannot be used.
+    """
+    try:
+        return Runtime.load(load_bundle(bundle), device=device, precision=precision, threads=threads)
+    except (BundleError, RuntimeUnavailableError) as error:
+        raise Permanent(error.code, error.reason) from error
+
+
+def load_ct_volume(headers: Sequence[SliceHeader], progress: Progress = _silent) -> CtVolume:
+    """Decode the slices of a gated series into one volume in Hounsfield units.
+
+    Parameters
+    ----------
+    headers : sequence of SliceHeader
+        S slices sorted along the normal, as the geometry gate returned them.
+    progress : Progress
+        Called once per decoded slice with step `read`.
+
+    Raises
+    ------
+    Permanent
+        `pixel_data` when a slice does not decode.
+    """
+
+    def on_slice(done: int, total: int) -> None:
+        progress("read", done, total)
+
+    loaded = load_volume(headers, on_slice=on_slice)
+    return CtVolume(
+        hu=loaded.hu,
+        positions_mm=loaded.positions_mm,
+        orientation=loaded.orientation,
+        spacing_mm=loaded.spacing_mm,
+        thickness_mm=loaded.thickness_mm,
+    )
+
+
+def synthesize_series(paths: Sequence[Path], runtime: Runtime, progress: Progress = _silent) -> SynthesisResult:
+    """Run the whole path for one series: read, brain mask, network grid, JMMDA-GAN, back to the CT grid.
+
+    Parameters
+    ----------
+    paths : sequence of pathlib.Path
+        S files of one CT series in the order of the geometry gate.
+    runtime : Runtime
+        A loaded model.
+    progress : Progress
+        Called at least once per step; steps are `read`, `mask`, `network`, `pixels`.
+
+    Returns
+    -------
+    SynthesisResult
+        Pixels (S, rows, cols) uint16 on the CT grid, zero outside the brain.
+
+    Raises
+    ------
+    Refused
+        `no_brain`, `fov`, `thickness`: the figures say by how much.
+    Permanent
+        `unreadable`, `pixel_data`: a file cannot be used.
+    """
+    watch = _Stopwatch()
+    contract = runtime.bundle.card.contract
+    with watch.step("read"):
+        headers = tuple(read_header(path) for path in paths)
+        volume = load_ct_volume(headers, progress)
+    try:
+        with watch.step("mask"):
+            mask = brain_mask(volume)
+            ensure_eligible(mask)
+        progress("mask", 1, 1)
+        with watch.step("grid"):
+            network_input = to_network_grid(volume, mask, contract)
+    except ImagingError as error:
+        raise Refused(error.code, error.reason, error.figures) from error
+
+    def on_batch(done: int, total: int) -> None:
+        progress("network", done, total)
+
+    with watch.step("network"):
+        prediction = runtime.predict(network_input, progress=on_batch)
+    with watch.step("pixels"):
+        pixels = from_network_grid(prediction, network_input, mask, contract)
+    progress("pixels", 1, 1)
+    return SynthesisResult(
+        pixels=pixels,
+        mask=mask.mask,
+        source_sop_instance_uids=tuple(header.sop_instance_uid for header in headers),
+        source_slices=network_input.source_slices,
+        notes=network_input.notes,
+        quality_flags=mask.flags,
+        figures=_figures(mask),
+        seconds=watch.seconds,
+    )
+
+
+def _figures(mask: BrainMask) -> dict[str, float]:
+    figures = {name: float(value) for name, value in mask.figures.items()}
+    figures["brain_volume_ml"] = round(mask.volume_ml, 1)
+    return figures

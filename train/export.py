@@ -1,0 +1,252 @@
+"""From a run to a model bundle: output recalibration, what the modules learnt, held-out figures, card.
+
+The card states in words that the weights never saw a patient, what was measured on unseen phantoms, the controls
+beside it, and what the network misses.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from train.data.cache import CachedCase, load_split
+from train.fit import read_run
+from train.predict import NetworkPredictor, weights_predictor
+from train.recipe import Recipe, generator_settings
+from train.runlog import RunLog
+from train.state import averaged_weights, load_stage_weights
+
+if TYPE_CHECKING:
+    from jmmda_model.bundle import Bundle
+
+#: Slices of validation on which the modules are probed.
+_PROBE_SLICES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """What the modules of the network do after training, measured on validation slices, inside the brain.
+
+    Attributes
+    ----------
+    afw_deviation : tuple[float, ...]
+        For each fusion from the input on: mean absolute difference of its weights from the even share 1/K.
+    mgff_relative_rms : float
+        RMS of what the mask-guided fusion adds to the CT features, relative to their RMS; 0 means it learnt nothing.
+    ones_mask_change : float
+        Mean absolute change of the output in [-1, 1] when the mask is replaced by ones.
+    """
+
+    afw_deviation: tuple[float, ...]
+    mgff_relative_rms: float
+    ones_mask_change: float
+
+
+def fit_affine(predictor: NetworkPredictor, cases: Sequence[CachedCase]) -> tuple[float, float]:
+    """Least-squares gain and offset that map raw predictions to targets in the brain of validation cases.
+
+    A network trained with extra weight on lesions predicts with too much contrast; the affine takes that back and
+    leaves every AUC as it is.
+
+    Raises
+    ------
+    ValueError
+        When the cases hold no brain, or the prediction is constant.
+    """
+    sums = np.zeros(5)
+    for case in cases:
+        brain = np.asarray(case.brain) > 0
+        if not brain.any():
+            continue
+        x = predictor.predict_case(case)[brain].astype(np.float64)
+        y = case.target_slices()[brain].astype(np.float64)
+        sums += [x.size, x.sum(), y.sum(), (x * x).sum(), (x * y).sum()]
+    n, sx, sy, sxx, sxy = sums
+    variance = sxx / n - (sx / n) ** 2 if n else 0.0
+    if variance <= 1e-12:
+        raise ValueError("the prediction is constant in the brain of the validation cases: nothing to recalibrate")
+    gain = (sxy / n - sx * sy / n**2) / variance
+    return float(gain), float((sy - gain * sx) / n)
+
+
+@torch.no_grad()
+def probe_modules(predictor: NetworkPredictor, cases: Sequence[CachedCase]) -> ModuleFacts:
+    """Measure what AFW and MGFF learnt; see `ModuleFacts`.
+
+    Raises
+    ------
+    ValueError
+        When no case has brain.
+    """
+    ct, mask = _probe_inputs(predictor, cases)
+    network = predictor.network
+    output, weights = network.forward_with_weights(ct, mask)
+    brain = mask[:, :1] > 0.5
+    deviation = tuple(float((weight - 1.0 / weight.shape[1]).abs().mean()) for weight in weights)
+    ones = torch.ones_like(mask)
+    change = (network(ct, ones) - output).abs()[brain].mean()
+    return ModuleFacts(deviation, _mgff_share(network.stem, ct, mask), float(change))
+
+
+def _mgff_share(stem: torch.nn.Module, ct: Tensor, mask: Tensor) -> float:
+    plain = getattr(stem, "stem", None)
+    if plain is None or not hasattr(stem, "last"):
+        return 0.0
+    features = plain(ct)
+    added = stem(ct, mask) - features
+    return float(added.square().mean().sqrt() / features.square().mean().sqrt())
+
+
+def _probe_inputs(predictor: NetworkPredictor, cases: Sequence[CachedCase]) -> tuple[Tensor, Tensor]:
+    places = []
+    for case in cases:
+        rows = np.flatnonzero(np.asarray(case.brain).any(axis=(1, 2)))
+        if rows.size:
+            places.append((case, int(rows[rows.size // 2])))
+    if not places:
+        raise ValueError("no validation case has brain")
+    pairs = [predictor.inputs(case, np.array([row])) for case, row in places[:_PROBE_SLICES]]
+    return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
+
+
+def training_words(recipe: Recipe) -> str:
+    """The training data in words; the word phantom marks the bundle in every label."""
+    counts = ", ".join(f"{number} of centre {centre}" for centre, number in sorted(recipe.data.train.items()))
+    total = sum(recipe.data.train.values())
+    return f"digital phantom only, no patient data: {total} generated CT/DWI volumes ({counts})"
+
+
+def run_words(run: Path, recipe: Recipe) -> dict[str, Any]:
+    """How the run went: recipe, seed, steps, minutes, device, torch; from its log."""
+    lines = RunLog(run / "log.jsonl").read()
+    started: dict[str, Any] = next((line for line in lines if line["event"] == "started"), {})
+    last: dict[str, Any] = next((line for line in reversed(lines) if "minutes" in line), {})
+    return {
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "steps": last.get("step"),
+        "minutes": round(float(last.get("minutes") or 0.0), 1),
+        "device": started.get("device"),
+        "threads": started.get("threads"),
+        "torch": started.get("torch"),
+        "stages": [stage.name for stage in recipe.stages],
+    }
+
+
+def report_summary(report: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The figures of a report that a card carries: method -> group -> AUC, brain and lesion MSE, PSNR, SSIM."""
+    if report is None:
+        return {"data": "phantom", "note": "no held-out report was given to this export"}
+    kept: dict[str, Any] = {"data": report["data"], "conventions": report["conventions"], "methods": {}}
+    for method, groups in report["methods"].items():
+        kept["methods"][method] = {
+            group: {
+                "n_volumes": figures["n_volumes"],
+                "n_lesion_volumes": figures["n_lesion_volumes"],
+                "lesion_auc_pooled": figures["lesion_auc_pooled"],
+                "lesion_auc_per_volume": figures["lesion_auc_per_volume"],
+                "brain_mse": figures["dwi.brain"]["mse"],
+                "brain_psnr_db": figures["dwi.brain"]["psnr_db"],
+                "brain_ssim": figures["dwi.brain"]["ssim"],
+                "lesion_mse": figures["dwi.lesion"]["mse"],
+                "brain_mse_clean": figures["dwi_clean.brain"]["mse"],
+            }
+            for group, figures in groups.items()
+        }
+    return kept
+
+
+def misses_words(report: Mapping[str, Any] | None) -> str:
+    """What the network misses, in words, from a report's strata of HU drop."""
+    if report is None:
+        return "What it misses was not measured by this export."
+    groups = report["methods"]["jmmda"]
+    parts = []
+    for name, figures in groups.items():
+        value = figures["lesion_auc_pooled"]["value"]
+        if name.startswith("drop") and value is not None and not math.isnan(value):
+            parts.append(f"{value:.2f} for a lesion with a {name} ({figures['n_lesion_volumes']} phantom volumes)")
+    return (
+        "What it misses: lesions that hardly change the CT. Voxel-wise lesion AUC on unseen phantoms: "
+        + "; ".join(parts)
+        + ". A normal-looking output does not exclude an infarct."
+    )
+
+
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    name: str | None = None,
+    stage: str | None = None,
+    report: Mapping[str, Any] | None = None,
+    max_cases: int | None = None,
+    flip_average: bool = False,
+) -> Bundle:
+    """Write the bundle of a run.
+
+    Parameters
+    ----------
+    run : Path
+        Run folder; an unfinished run gives the averaged weights of its newest checkpoint.
+    out : Path
+        Bundle folder; a bundle in it is replaced.
+    name : str, optional
+        Name of the bundle; default the recipe's.
+    stage : str, optional
+        Take the weights at the end of this stage instead of the newest.
+    report : Mapping, optional
+        Held-out report of `train.evaluate.evaluate` for the card.
+    max_cases : int, optional
+        Validation volumes to recalibrate on; default all.
+    flip_average : bool
+        Let the bundle average with the mirrored slice, for twice the time.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the run has no checkpoint or has not finished that stage.
+    jmmda_model.bundle.BundleError
+        When the bundle cannot be written.
+    """
+    from jmmda_model.bundle import BundleCard, save_bundle
+
+    recipe, data = read_run(run)
+    weights = load_stage_weights(run, stage) if stage else averaged_weights(run)
+    settings = generator_settings(recipe.generator)
+    # The stored values are fp16: calibrate the network that will run, not the one that was trained.
+    stored = {key: value.half().float() for key, value in weights.items()}
+    predictor = weights_predictor(settings, stored, data.contract, recipe.name)
+    predictor.flip_average = flip_average
+    cases = load_split(data.cache, recipe.data, "validation")[:max_cases]
+    affine = fit_affine(predictor, cases)
+    modules = probe_modules(predictor, cases)
+    card = BundleCard(
+        name=name or recipe.name,
+        generator=settings,
+        contract=data.contract,
+        training_data=training_words(recipe),
+        trained=True,
+        output_affine=affine,
+        flip_average=flip_average,
+        description=(
+            f"{recipe.description}. Trained on a digital phantom: it shows that the pipeline works and says nothing "
+            f"about patients. Not for diagnosis. {misses_words(report)}"
+        ),
+        metrics={
+            "run": run_words(run, recipe) | {"weights": f"end of stage {stage}" if stage else "newest checkpoint"},
+            "modules": {**asdict(modules), "afw_deviation": list(modules.afw_deviation)},
+            "held_out": report_summary(report),
+        },
+        licence="MIT",
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )
+    return save_bundle(out, weights, card)

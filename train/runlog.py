@@ -1,0 +1,137 @@
+"""What a run leaves behind while it goes on: JSON-lines log, sample pictures, progress bar (with Rich)."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RunLog:
+    """Append-only ``log.jsonl`` of a run: one JSON object a line, flushed at once, nan and infinity written as null.
+
+    Parameters
+    ----------
+    path : Path
+        File to append to; its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, event: str, **values: object) -> None:
+        """Append one line with the name of the event and its values."""
+        plain = {key: _finite(value) for key, value in values.items()}
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"event": event, **plain}, allow_nan=False) + "\n")
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines written so far; a last line cut by a crash is left out."""
+        if not self.path.exists():
+            return []
+        lines = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float):
+        return round(value, 7) if np.isfinite(value) else None
+    return value
+
+
+def write_png(path: Path, grey: NDArray[np.uint8]) -> None:
+    """Write a (H, W) 8-bit grey picture as PNG (ISO/IEC 15948), with the standard library alone, atomically."""
+    height, width = grey.shape
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), grey], axis=1).tobytes()
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = (b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b""))
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(b"".join(parts))
+    os.replace(part, path)
+
+
+def sample_sheet(columns: Mapping[str, NDArray[Any]], *, low: float = -1.0, high: float = 1.0) -> NDArray[np.uint8]:
+    """Put images side by side: one row a slice, one column a name, in the order of ``columns``.
+
+    Parameters
+    ----------
+    columns : Mapping[str, ndarray]
+        Name -> (N, H, W) images with values from ``low`` to ``high``.
+    low, high : float
+        Black and white.
+
+    Returns
+    -------
+    ndarray
+        (N * H, len(columns) * W) uint8.
+    """
+    stacks = [np.clip((np.asarray(images, np.float64) - low) / (high - low), 0.0, 1.0) for images in columns.values()]
+    rows = np.concatenate(stacks, axis=2)
+    return np.rint(rows.reshape(-1, rows.shape[2]) * 255.0).astype(np.uint8)
+
+
+class Progress(Protocol):
+    """What the trainer tells a progress display."""
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` steps are done, with a short text."""
+
+
+class QuietProgress:
+    """Shows nothing."""
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Do nothing."""
+
+
+class _RichProgress:
+    def __init__(self, bar: Any, task: Any) -> None:  # noqa: ANN401  (Rich is optional, its types are not imported)
+        self._bar, self._task = bar, task
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, total=total, description=text)
+
+
+@contextmanager
+def progress_bar(description: str, *, show: bool = True) -> Iterator[Progress]:
+    """A Rich progress bar, or a silent stand-in where Rich is missing or nothing is to be shown."""
+    if not show:
+        yield QuietProgress()
+        return
+    try:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichBar
+    except ImportError:
+        yield QuietProgress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with RichBar(*columns) as bar:
+        yield _RichProgress(bar, bar.add_task(description, total=None))
