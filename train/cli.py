@@ -115,13 +115,15 @@ def evaluate(
         Path | None, typer.Option(help="Recipe that names the test volumes; a run brings its own.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the full report here (JSON).")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the tables here (Markdown).")] = None,
     volumes: Annotated[int | None, typer.Option(min=1, help="At most this many test volumes a centre.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where preprocessed volumes are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the full report as JSON.")] = False,
 ) -> None:
     """Measure a run or a bundle on unseen phantom volumes, beside simple controls."""
     from jmmda_model.bundle import BundleError
-    from train.evaluate import evaluate_subject, write_report
+    from train.evaluate import evaluate_subject
+    from train.report import markdown_report, write_report
     from train.runlog import progress_bar
 
     test_recipe = _load(recipe) if recipe else None
@@ -138,6 +140,8 @@ def evaluate(
         _fail(error)
     if out is not None:
         write_report(report, out)
+    if markdown is not None:
+        markdown.write_text(markdown_report(report), encoding="utf-8")
     if as_json:
         typer.echo(json.dumps(report, indent=1, allow_nan=False))
     else:
@@ -145,11 +149,11 @@ def evaluate(
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from train.evaluate import group_names, report_lines
+    from train.report import HEADINGS, group_names, report_lines
 
     for group in group_names(report):
         table = Table(title=f"Digital phantom, {group}: {report['network']}")
-        for heading in ("method", "lesion AUC (95 %)", "brain MSE", "brain PSNR dB", "brain SSIM", "lesion MSE"):
+        for heading in HEADINGS:
             table.add_column(heading)
         for row in report_lines(report, group):
             table.add_row(*row)

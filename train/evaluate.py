@@ -8,7 +8,6 @@ measured on the digital phantom, and every report says so.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -265,42 +264,6 @@ def evaluate(
             name: {group: summarise(chosen) for group, chosen in groups_of(scores)} for name, scores in methods.items()
         },
     }
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write a report as JSON."""
-    path.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def report_lines(report: Mapping[str, Any], group: str = "all") -> list[tuple[str, ...]]:
-    """Rows of a printed table: method, lesion AUC with interval, brain MSE, PSNR and SSIM, lesion MSE."""
-    rows: list[tuple[str, ...]] = []
-    for name, groups in report["methods"].items():
-        if group not in groups:
-            continue
-        figures = groups[group]
-        auc = figures["lesion_auc_pooled"]
-        brain, lesion = figures["dwi.brain"], figures["dwi.lesion"]
-        rows.append(
-            (
-                name,
-                _text(auc["value"], 3) + f" ({_text(auc['low'], 3)}-{_text(auc['high'], 3)})",
-                _text(brain["mse"]["value"], 5),
-                _text(brain["psnr_db"]["value"], 2),
-                _text(brain["ssim"]["value"], 3),
-                _text(lesion["mse"]["value"], 5),
-            )
-        )
-    return rows
-
-
-def _text(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
-def group_names(report: Mapping[str, Any]) -> list[str]:
-    """Groups of a report in the order in which they are shown."""
-    return list(report["methods"]["jmmda"])
 
 
 def evaluate_subject(

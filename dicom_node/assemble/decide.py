@@ -149,10 +149,11 @@ class Decider:
             series.job_key = old.key
             change.move(series, old.state, code="same_input", reason="this very input has its result already")
             return
+        figures: dict[str, object] = {"slices": len(outcome.headers), "gate": outcome.status.name}
         job = Job(
             key=name_hash(series.study.study_instance_uid, series.series_instance_uid, digest, str(len(series.jobs))),
             state=State.QUEUED,
-            figures={},
+            figures=figures,
             created_at=change.at.replace(microsecond=0),
             input_digest=digest,
             sources={
@@ -176,7 +177,6 @@ class Decider:
         series.job_key = job.key
         if old is not None:
             supersede(change, old, job.key)
-        figures: Mapping[str, object] = {"slices": len(outcome.headers), "gate": outcome.status.name}
         change.move(series, State.QUEUED, code=None, reason=None, figures=figures)
         change.touch(job)
 

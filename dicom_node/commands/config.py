@@ -23,7 +23,10 @@ _EXIT_USAGE = 2
 app = typer.Typer(no_args_is_help=True, help="Check, show and create the settings file (node.toml).")
 
 FileArgument = Annotated[
-    Path | None, typer.Argument(help=f"Settings file; else ${CONFIG_VARIABLE}, ./node.toml, ./config, /etc/jmmda-node.")
+    Path | None,
+    typer.Argument(
+        metavar="FILE", help=f"Settings file; else ${CONFIG_VARIABLE}, ./node.toml, ./config, /etc/jmmda-node."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
@@ -102,7 +105,7 @@ def schema() -> None:
     epilog="Example: jmmda-node config init /etc/jmmda-node/node.toml. Exit codes: 0 written, 3 the file exists.",
 )
 def init(
-    file: Annotated[Path, typer.Argument(help="File to write; never overwritten.")] = Path("node.toml"),
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; never overwritten.")] = Path("node.toml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; write the annotated example.")] = False,
 ) -> None:
     """Write an annotated settings file, with your answers to a few questions or (--yes) with examples."""

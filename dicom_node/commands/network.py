@@ -32,7 +32,10 @@ _REFUSALS: Final = frozenset({"peer_rejected", "echo_refused"})
 _AD_HOC: Final = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[^\]]+\]|[^:\s]+):(?P<port>\d{1,5})")
 
 PeerArgument = Annotated[
-    str, typer.Argument(help="Name of a peer in the settings, or AETITLE@HOST:PORT for one that is not there.")
+    str,
+    typer.Argument(
+        metavar="PEER", help="Name of a peer in the settings, or AETITLE@HOST:PORT for one that is not there."
+    ),
 ]
 ConfigOption = Annotated[Path | None, typer.Option("--config", "-c", help="Settings file with the peers.")]
 CallingOption = Annotated[
@@ -146,7 +149,9 @@ def echo(
 
 def send(
     peer: PeerArgument,
-    paths: Annotated[list[Path], typer.Argument(help="DICOM files, or folders searched with their sub-folders.")],
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH...", help="DICOM files, or folders searched with their sub-folders.")
+    ],
     config: ConfigOption = None,
     calling_ae: CallingOption = None,
     timeout_s: TimeoutOption = 30.0,

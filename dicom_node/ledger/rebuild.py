@@ -160,6 +160,7 @@ def _study(session: Session, uid: str, at: datetime) -> Study:
         study = Study(study_instance_uid=uid, state=StudyState.OPEN, opened_at=at, last_arrival_at=at)
         session.add(study)
         session.flush()
+    study.opened_at = min(study.opened_at, at)
     return study
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -21,12 +22,14 @@ _LONGEST_ANSWER_BYTES: Final = 16 * 1024**2
 
 
 class _Requestor(AE):  # type: ignore[misc]  # pynetdicom is untyped for us
-    """An application entity whose outgoing connections are bounded."""
+    """An application entity for one outgoing association, whose connection is bounded."""
+
+    tcp_socket: socket.socket | None = None
 
     def _create_socket(self, *args: Any) -> AssociationSocket:  # noqa: ANN401 - passed on
         connection = super()._create_socket(*args)
-        timeout_s = self.acse_timeout
-        bound_connection(connection, timeout_s=timeout_s, max_message_bytes=_LONGEST_ANSWER_BYTES)
+        bound_connection(connection, timeout_s=self.acse_timeout, max_message_bytes=_LONGEST_ANSWER_BYTES)
+        self.tcp_socket = connection.socket
         return connection
 
 
@@ -80,6 +83,8 @@ def associate(
         raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: {error.strerror}") from error
     if assoc.is_established:
         return assoc
+    if entity.tcp_socket is not None:
+        entity.tcp_socket.close()  # pynetdicom forgets it on some ways out
     if assoc.is_rejected:
         raise _rejection(peer, calling_ae, assoc.acceptor.primitive)
     if assoc.acceptor.primitive is not None and assoc.acceptor.primitive.result == 0:

@@ -41,6 +41,9 @@ SMALLEST_BRAIN_ML: Final = 250.0
 LARGEST_BRAIN_ML: Final = 2500.0
 WHOLE_BRAIN_MM: Final = 120.0
 """Height of a brain: a shorter stack must hold proportionally less."""
+SMALLEST_SECTION_CM2: Final = 40.0
+"""Largest section of the smallest brain; of any slab of `SECTION_WITHIN_MM` of it, near the vertex too."""
+SECTION_WITHIN_MM: Final = 20.0
 BRAIN_MEDIAN_HU: Final = (10.0, 60.0)
 USUAL_BRAIN_ML: Final = (900.0, 1900.0)
 
@@ -93,14 +96,15 @@ def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
     volume_ml = volume.volume_ml(mask)
     # Every fourth voxel gives the median to a fraction of a HU.
     median_hu = float(np.median(volume.hu[mask][::4])) if volume_ml > 0 else float("nan")
-    flags = _flags(volume, found, volume_ml, median_hu)
+    largest_cm2 = float(grid.areas_cm2(found.mask).max())
+    flags = _flags(volume, found, volume_ml, median_hu, largest_cm2)
     figures = {
         "volume_ml": volume_ml,
         "median_hu": median_hu,
         "threshold_hu": found.threshold_hu,
         "enclosed_ml": found.seed_ml,
         "defect_ml": found.defect_ml,
-        "largest_section_cm2": float(grid.areas_cm2(found.mask).max()),
+        "largest_section_cm2": largest_cm2,
         "slices_with_brain": float(np.count_nonzero(mask.any(axis=(1, 2)))),
     }
     if "no_brain" in flags:
@@ -122,10 +126,13 @@ def ensure_eligible(mask: BrainMask) -> None:
         )
 
 
-def _flags(volume: CtVolume, found: FoundBrain, volume_ml: float, median_hu: float) -> tuple[str, ...]:
+def _flags(
+    volume: CtVolume, found: FoundBrain, volume_ml: float, median_hu: float, largest_cm2: float
+) -> tuple[str, ...]:
     """Return what is worth telling about a mask."""
-    covered = min(1.0, float(volume.slice_extent_mm.sum()) / WHOLE_BRAIN_MM)
-    plausible = SMALLEST_BRAIN_ML * covered <= volume_ml <= LARGEST_BRAIN_ML
+    covered_mm = float(volume.slice_extent_mm.sum())
+    plausible = SMALLEST_BRAIN_ML * min(1.0, covered_mm / WHOLE_BRAIN_MM) <= volume_ml <= LARGEST_BRAIN_ML
+    plausible &= largest_cm2 >= SMALLEST_SECTION_CM2 * min(1.0, covered_mm / SECTION_WITHIN_MM)
     if not plausible or not BRAIN_MEDIAN_HU[0] <= median_hu <= BRAIN_MEDIAN_HU[1]:
         return ("no_brain",)
     flags = []

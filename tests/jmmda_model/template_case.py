@@ -48,9 +48,10 @@ def register(fixed: sitk.Image, moving: sitk.Image) -> sitk.AffineTransform:
         fixed + 200, moving + 200, sitk.AffineTransform(3), sitk.CenteredTransformInitializerFilter.MOMENTS
     )
     method = sitk.ImageRegistrationMethod()
+    method.SetNumberOfThreads(2)
     method.SetMetricAsMattesMutualInformation(50)
     method.SetMetricSamplingStrategy(method.REGULAR)
-    method.SetMetricSamplingPercentage(0.3)
+    method.SetMetricSamplingPercentage(0.2)
     method.SetInterpolator(sitk.sitkLinear)
     method.SetOptimizerAsRegularStepGradientDescent(1.0, 1e-4, 300)
     method.SetOptimizerScalesFromPhysicalShift()

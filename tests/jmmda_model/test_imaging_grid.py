@@ -1,7 +1,7 @@
 """The network grid: orientation, crop, resampling, slab means, refusals, and the way back.
 
-Independent references: Pillow's antialiased resize, SimpleITK's resampling in patient coordinates, slab means by hand. Left
-out: the brain mask itself (`test_mask_*`), the intensities (`test_imaging_intensity`).
+Independent references: Pillow's antialiased resize, SimpleITK's resampling in patient coordinates, slab means by
+hand. Left out: the brain mask itself (`test_mask_*`), the intensities (`test_imaging_intensity`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import SimpleITK as sitk
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tests.jmmda_model.imaging_cases import ORIENTATIONS, Lattice, as_mask, ellipsoid, head_hu, part, tilted
 
 from jmmda_model.imaging import (
     ImagingError,
@@ -27,6 +26,7 @@ from jmmda_model.imaging import (
 from jmmda_model.imaging.grid import slab_weights
 from jmmda_model.imaging.resample import apply_weights, linear_weights
 from jmmda_model.imaging.volume import CtVolume
+from tests.jmmda_model.imaging_cases import ORIENTATIONS, Lattice, as_mask, ellipsoid, head_hu, part, tilted
 
 CONTRACT = PreprocessingContract(grid_px=128, grid_spacing_mm=1.8)
 ALL = {**ORIENTATIONS, "tilt +18": tilted(18), "tilt -25": tilted(-25)}

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.jmmda_model.imaging_cases import ORIENTATIONS, tilted
 
 from jmmda_model.imaging import (
     CtVolume,
@@ -25,6 +24,7 @@ from jmmda_model.imaging import (
     stored_values,
 )
 from jmmda_model.imaging.morphology import edge_distance_px
+from tests.jmmda_model.imaging_cases import ORIENTATIONS, tilted
 
 CONTRACT = PreprocessingContract()
 

@@ -1,22 +1,32 @@
 """Brain mask on drawn heads and on what is no head: truth is known, every failure has its flag.
 
-Left out: real scans (`test_mask_real`). The drawn head is simple on purpose: what must not depend on anatomy is tested here.
+Left out: real scans (`test_mask_real`). The drawn head is simple on purpose: what must not depend on anatomy is
+tested here.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import ndimage
-from tests.jmmda_model.imaging_cases import ORIENTATIONS, Lattice, dice, ellipsoid, head_hu, part, tilted
 
-from jmmda_model.imaging import AIR_HU, ImagingError, brain_mask, ensure_eligible
+from jmmda_model.imaging import (
+    AIR_HU,
+    ImagingError,
+    PreprocessingContract,
+    brain_mask,
+    ensure_eligible,
+    to_network_grid,
+)
 from jmmda_model.imaging.defect import N_RAYS, outline_across_gaps, within_outline
 from jmmda_model.imaging.enclosure import N_DIRECTIONS, enclosure_count
 from jmmda_model.imaging.morphology import morphology
+from tests.jmmda_model.imaging_cases import ORIENTATIONS, Lattice, dice, ellipsoid, head_hu, part, tilted
 
 WHOLE = {"shape": (32, 128, 128), "spacing_mm": (1.8, 1.8), "centre_mm": (0.0, 0.0, -5.0)}
 
@@ -51,7 +61,7 @@ def test_finds_the_brain_in_a_tilted_stack(degrees):
 
 
 def test_calcification_and_ventricles_are_brain_and_scalp_and_neck_are_not():
-    volume, brain, points = drawn()
+    volume, _, points = drawn()
     found = brain_mask(volume).mask
     assert found[ellipsoid(points, (5, 4, 4), (12, 14, 8)) < 1].all()
     assert found[ellipsoid(points, (14, 30, 14), (0, -5, 8)) < 1].all()
@@ -61,13 +71,13 @@ def test_calcification_and_ventricles_are_brain_and_scalp_and_neck_are_not():
 
 
 def test_noise_of_15_hu_changes_little():
-    volume, brain, _ = drawn()
+    volume, _, _ = drawn()
     noisy = part(volume, slice(None), volume.hu + np.random.default_rng(5).normal(0, 15, volume.hu.shape))
     assert dice(brain_mask(noisy).mask, brain_mask(volume).mask) > 0.985
 
 
 def test_a_headrest_is_neither_skull_nor_brain():
-    volume, brain, points = drawn()
+    volume, _, points = drawn()
     rest = np.abs(np.hypot(points[..., 0], points[..., 1]) - 108) < 4
     hu = np.where(rest & (points[..., 1] > -20), 400, volume.hu)
     assert dice(brain_mask(part(volume, slice(None), hu)).mask, brain_mask(volume).mask) > 0.999
@@ -172,11 +182,6 @@ def test_works_with_numpy_and_scipy_alone_and_gives_the_same_mask():
         "net = to_network_grid(volume, mask, PreprocessingContract())\n"
         "np.savez(sys.argv[2], mask=mask.mask, ct=net.ct, channels=net.mask)\n"
     )
-    import tempfile
-    from pathlib import Path
-
-    from jmmda_model.imaging import PreprocessingContract, to_network_grid
-
     volume, _, _ = drawn()
     root = Path(__file__).resolve().parents[2]
     with tempfile.TemporaryDirectory() as folder:

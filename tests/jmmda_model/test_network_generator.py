@@ -246,12 +246,14 @@ def test_single_channel_convolution_equals_the_plain_one() -> None:
     torch.testing.assert_close(ours.weight.grad, plain.weight.grad, rtol=1e-4, atol=1e-4)
 
 
-def test_the_generator_exports_with_the_same_result() -> None:
+def test_the_generator_exports_with_the_same_result_and_two_pass_norms() -> None:
     generator = _tiny().eval()
     ct, mask = _input(1, 64)
     exported = torch.export.export(generator, (ct, mask)).module()
     with torch.inference_mode():
         torch.testing.assert_close(exported(ct, mask), generator(ct, mask), rtol=0, atol=2e-5)
+    called = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert {name for name in called if "norm" in name} == {"aten.layer_norm.default"}
 
 
 def test_the_same_seed_gives_the_same_network() -> None:

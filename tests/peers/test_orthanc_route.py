@@ -115,7 +115,7 @@ def test_the_whole_study_sent_again_makes_nothing_new(site: Site, result: list[b
     site.orthanc.request("/modalities/jmmda/store", study.encode(), "POST")
     end = time.monotonic() + 12
     while time.monotonic() < end:
-        listed = site.node.ask("series", "list", "--json")
+        listed = site.node.ask("series", "list", "--json")["series"]
         states = sorted((one["modality"], one["state"]) for one in listed)
         if ("MR", "SKIPPED") in states:
             break
@@ -158,5 +158,6 @@ def test_a_result_waits_for_a_pacs_that_is_down(tiny_bundle: Path, phantom_ct: P
 
 
 def _failed_tries(node: ThrowawayNode) -> int:
-    listed = node.ask("series", "list", "--json")
-    return max((one.get("delivery_failures", 0) for one in listed), default=0)
+    listed = node.ask("series", "list", "--json")["series"]
+    deliveries = [delivery for series in listed for job in series["jobs"] for delivery in job["deliveries"]]
+    return max((one["attempts"] for one in deliveries if one["state"] == "PENDING"), default=0)

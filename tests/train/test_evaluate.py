@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from training_cases import drawn_case
 
-from train.evaluate import evaluate_cases, group_names, groups_of, report_lines, score_volume, summarise, write_report
+from train.evaluate import evaluate_cases, groups_of, score_volume, summarise
+from train.report import group_names, markdown_report, report_lines, write_report
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +77,8 @@ def test_report_is_json_and_has_a_row_a_method(tmp_path: Path, cases) -> None:
     methods = {"jmmda": evaluate_cases(truth, cases), "constant_in_mask": evaluate_cases(flat, cases)}
     report = {
         "data": "phantom",
+        "network": "drawn",
+        "conventions": "c",
         "methods": {
             name: {group: summarise(chosen, resamples=5) for group, chosen in groups_of(scores)}
             for name, scores in methods.items()
@@ -89,3 +92,7 @@ def test_report_is_json_and_has_a_row_a_method(tmp_path: Path, cases) -> None:
     assert [row[0] for row in rows] == ["jmmda", "constant_in_mask"]
     assert rows[1][1] == "0.500 (0.500-0.500)"
     assert report_lines(again, "no such group") == []
+    page = markdown_report(again)
+    assert "not patients" in page
+    assert "| control: constant in mask | 0.500 (0.500-0.500) |" in page
+    assert page.count("### Phantom, ") == len(group_names(again)) + 1

@@ -126,7 +126,7 @@ def load_npz(path: Path | str) -> PhantomCase:
 
 def save_nifti(case: PhantomCase, folder: Path) -> None:
     """Write every volume of a case as ``<name>.nii.gz`` into a new folder, in patient coordinates."""
-    import SimpleITK as sitk  # noqa: N813 - the name the library's own documentation uses
+    import SimpleITK as sitk
 
     def write(part: Path) -> None:
         for name in _VOLUMES:

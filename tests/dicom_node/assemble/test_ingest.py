@@ -187,7 +187,7 @@ def test_a_dead_receiver_leaves_an_aborted_association_whose_images_are_kept(roo
 
 
 def test_a_kill_before_any_change_of_the_disk_loses_and_doubles_nothing(tmp_path: Path):
-    """Three good files, a duplicate, other bytes and garbage, taken in by a service that dies before every step in turn."""
+    """Good files, a duplicate, other bytes and garbage, taken in by a service that dies before each step in turn."""
     template = tmp_path / "template"
     made = Room(template)
     with association(made.incoming) as journal:

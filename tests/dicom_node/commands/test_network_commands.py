@@ -79,7 +79,7 @@ def test_a_peer_that_is_not_in_the_settings_is_a_usage_error() -> None:
     settings(104)
     done = run("echo", "pcas")
     assert done.exit_code == 2
-    assert "did you mean 'pacs'" in " ".join(done.output.split())
+    assert "did you mean 'pacs'" in " ".join(done.output.replace("│", " ").split())
 
 
 def test_send_files_and_folders(tmp_path: Path) -> None:

@@ -34,11 +34,24 @@ def _rows(ledger: Ledger) -> dict[str, list[dict[str, Any]]]:
     with ledger.reading() as session:
         found = {table.__tablename__: [row_to_json(row) for row in session.scalars(select(table))] for table in TABLES}
         events = session.scalars(select(Event).where(Event.kind.in_(("state", "job_state", "duplicate"))))
+        # An association that brought nothing new left no trace in any series.
+        useful = set(session.scalars(select(Instance.association_key)))
+        found["associations"] = [row for row in found["associations"] if row["key"] in useful]
         found["events"] = [row_to_json(row) for row in events]
     for rows in found.values():
         for row in rows:
             row.pop("study_id", None)
         rows.sort(key=repr)
+    return found
+
+
+def _differences(before: dict[str, list[dict[str, Any]]], after: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Table, column and both values of whatever is not as before."""
+    found = [f"{table}: {len(rows)} rows, now {len(after[table])}" for table, rows in before.items()
+             if len(rows) != len(after[table])]  # fmt: skip
+    for table, rows in before.items():
+        for old, new in zip(rows, after[table], strict=False):
+            found += [f"{table}.{name}: {old[name]!r}, now {new[name]!r}" for name in old if old[name] != new[name]]
     return found
 
 
@@ -89,7 +102,7 @@ def test_everything_is_as_before(room: Room, how_far: str):
     assert {row["state"] for row in before["series"]} >= {"SKIPPED", "REFUSED"}
     _lose(room)
     assert restore_missing(room.ledger) == Restored(series=4, jobs=1)
-    assert _rows(room.ledger) == before
+    assert _differences(before, _rows(room.ledger)) == []
 
 
 def test_a_series_still_being_received_goes_on_where_it_was(room: Room):
@@ -115,7 +128,7 @@ def test_late_slices_and_their_superseded_result_survive(room: Room):
     before = _rows(room.ledger)
     _lose(room)
     assert restore_missing(room.ledger).jobs == 2
-    assert _rows(room.ledger) == before
+    assert _differences(before, _rows(room.ledger)) == []
     series = room.series(uid("study", "head"))
     assert [job.state for job in series.jobs] == [State.SUPERSEDED, State.QUEUED]
     assert series.job_key == series.jobs[1].key
@@ -125,7 +138,7 @@ def test_a_whole_ledger_is_left_alone(room: Room):
     _study(room)
     before = _rows(room.ledger)
     assert restore_missing(room.ledger) == Restored(0, 0)
-    assert _rows(room.ledger) == before
+    assert _differences(before, _rows(room.ledger)) == []
 
 
 def test_journals_cut_off_by_a_crash_are_completed_at_the_next_start(room: Room):

@@ -41,7 +41,8 @@ def _open(incoming: Incoming, calling_ae: str = "SCANNER"):
 
 
 def test_importing_the_spool_loads_no_third_party_package():
-    code = "import sys, dicom_node.ledger.spool; print([m for m in sys.modules if m in ('sqlalchemy','pydicom','numpy','alembic')])"
+    heavy = ("sqlalchemy", "pydicom", "numpy", "alembic")
+    code = f"import sys, dicom_node.ledger.spool; print([name for name in sys.modules if name in {heavy}])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

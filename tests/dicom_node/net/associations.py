@@ -17,8 +17,14 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import Verification
+from pynetdicom.transport import AssociationSocket
 
+from dicom_node.net.connection import _close
 from dicom_node.net.remote import Remote
+
+# pynetdicom leaves the descriptor of a connection that the peer has closed to the garbage collector, which warns in
+# whatever test is running then. The node closes its own; the peers of these tests do so as well.
+AssociationSocket._shutdown_socket = _close
 
 PATIENT_NAME = "GEHEIM^NAME"
 PATIENT_ID = "SECRET-4711"

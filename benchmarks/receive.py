@@ -1,10 +1,10 @@
 """Receive rate, start and memory of the front door, beside a bare pynetdicom and DCMTK's storescp.
 
-    python benchmarks/bench_receive.py [--images 280] [--associations 1 4] [--receivers 1 2] [--rounds 3]
+    python -m benchmarks.receive [--images 280] [--associations 1 4] [--receivers 1 2] [--rounds 3]
 
 The sender is always DCMTK's storescu, one process for each association, on loopback. ``jmmda-node`` fsyncs file, folder
 and journal before it answers; ``pynetdicom`` writes the raw bytes without fsync, with the same PDU size; ``storescp``
-(tuned as in its best known setting) does not fsync either. Contestants take turns within each round; the median is shown.
+(tuned as in its best known setting) does not fsync either. Contestants take turns within each round; medians are shown.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def storescp(port: int, out: Path) -> Iterator[None]:
 
 
 def send(images: Path, port: int, associations: int, per_association: int) -> float:
-    """Seconds from the first client's start to the last one's end, starts of the clients taken off."""
+    """Seconds from the first client's start to the last one's end."""
     files = sorted(images.iterdir())
     shares = [files[index * per_association : (index + 1) * per_association] for index in range(associations)]
     began = time.monotonic()
