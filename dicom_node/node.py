@@ -89,7 +89,8 @@ class Supervisor:
         for event in child.events():
             self._heard(child, event)
         code = child.ended()
-        if code is not None and not self._announced:
+        # One that was killed by a signal is started again like any other time.
+        if code is not None and code > 0 and not self._announced:
             raise Permanent("cannot_start", f"the {child.name} ended with {code} at start; see the lines above")
 
     def _heard(self, child: Child, event: dict[str, Any]) -> None:

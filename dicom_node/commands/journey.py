@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from dicom_node.commands.config import find_config
-from dicom_node.errors import Refused
+from dicom_node.errors import Permanent, Refused
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -261,23 +261,30 @@ def _session(settings: Settings) -> Iterator[Session | None]:
 
 
 def _request(settings: Settings, request: dict[str, object]) -> list[dict[str, str]]:
-    """Ask the running service, or do it here under the spool lock."""
-    from dicom_node.operate.guard import service_runs, spool_lock
+    """Do it here under the spool lock, or ask the service that holds it."""
+    from dicom_node.operate.guard import spool_lock
     from dicom_node.operate.requests import ask
 
     paths = _paths(settings)
-    if service_runs(paths):
-        return list(ask(paths, request))
+    paths.make()
+    try:
+        with spool_lock(paths):
+            return _do(settings, request)
+    except Permanent as error:
+        if error.code != "spool_in_use":
+            raise
+    return list(ask(paths, request))
+
+
+def _do(settings: Settings, request: dict[str, object]) -> list[dict[str, str]]:
     from dicom_node.ledger.store import Ledger
     from dicom_node.remedies import handle_request
 
-    paths.make()
-    with spool_lock(paths):
-        ledger = Ledger.open(paths, settings.ledger.url)
-        try:
-            return handle_request(ledger, settings, request)
-        finally:
-            ledger.close()
+    ledger = Ledger.open(_paths(settings), settings.ledger.url)
+    try:
+        return handle_request(ledger, settings, request)
+    finally:
+        ledger.close()
 
 
 def _tell_remedies(remedies: Sequence[dict[str, str]], as_json: bool) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Engine, create_engine, event, make_url, select
+from sqlalchemy import Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from dicom_node.ledger.clock import Clock
@@ -102,7 +102,12 @@ class Ledger:
         address = make_url(ledger_url(paths, url))
         if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
             return None
-        return cls(_make_engine(address.render_as_string(hide_password=False)), paths, Clock())
+        engine = _make_engine(address.render_as_string(hide_password=False))
+        # A service that starts for the first time may just be making the tables.
+        if not inspect(engine).has_table(Event.__tablename__):
+            engine.dispose()
+            return None
+        return cls(engine, paths, Clock())
 
     def close(self) -> None:
         """Close every connection."""

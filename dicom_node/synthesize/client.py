@@ -100,6 +100,7 @@ class WorkerClient:
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
         self._reader: threading.Thread | None = None
+        self._changing = threading.Lock()
         self._stopping = False
         self.ready: WorkerReady | None = None
 
@@ -119,14 +120,7 @@ class WorkerClient:
             ``worker_died`` or ``worker_silent``.
         """
         self._end()
-        self._lines = queue.Queue()
-        self._process = subprocess.Popen(  # noqa: S603 - our own command line, no shell
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-        self._reader = threading.Thread(
-            target=_pump, args=(self._process, self._lines), name="worker-lines", daemon=True
-        )
-        self._reader.start()
+        self._launch()
         event = self._next_event(self._start_limit_s, "worker_silent", "to become ready")
         if event.get("event") == "failed":
             self._end()
@@ -194,12 +188,26 @@ class WorkerClient:
         self._stopping = True
         self._end()
 
+    def _launch(self) -> None:
+        """Start process and reader as one step, so that `stop` from another thread meets both or neither."""
+        with self._changing:
+            if self._stopping:
+                raise Transient("worker_stopped", "the service is stopping")
+            lines: queue.Queue[dict[str, Any] | None] = queue.Queue()
+            process = subprocess.Popen(  # noqa: S603 - our own command line, no shell
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+            reader = threading.Thread(target=_pump, args=(process, lines), name="worker-lines", daemon=True)
+            reader.start()
+            self._process, self._reader, self._lines = process, reader, lines
+
     def _say(self, request: Mapping[str, object]) -> None:
-        assert self._process is not None
-        assert self._process.stdin is not None
+        process = self._process
+        if process is None or process.stdin is None:
+            raise self._died()
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
         except (BrokenPipeError, ValueError):
             raise self._died() from None
 
@@ -230,11 +238,13 @@ class WorkerClient:
 
     def _end(self) -> None:
         """End the process: a closed input first, then signals."""
-        process, self._process, self.ready = self._process, None, None
-        if process is None:
+        with self._changing:
+            process, reader = self._process, self._reader
+            self._process = self._reader = self.ready = None
+        if process is None or reader is None:
             return
         if process.poll() is None:
-            process.kill() if not self._stopping else process.terminate()
+            process.terminate() if self._stopping else process.kill()
             try:
                 process.wait(_STOP_LIMIT_S)
             except subprocess.TimeoutExpired:
@@ -243,9 +253,8 @@ class WorkerClient:
         if process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
-        if self._reader is not None:
-            # The reader ends by itself with the pipe, which a child of the worker could still hold open.
-            self._reader.join(_STOP_LIMIT_S)
+        # The reader ends by itself with the pipe, which a child of the worker could still hold open.
+        reader.join(_STOP_LIMIT_S)
 
 
 def _pump(process: subprocess.Popen[str], lines: queue.Queue[dict[str, Any] | None]) -> None:

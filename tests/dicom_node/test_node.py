@@ -111,6 +111,19 @@ def test_a_second_node_on_the_same_data_is_refused(journey: Journey):
     assert journey.node.status()["processes"]["running"]
 
 
+_SECOND_SCANNER = """
+[[peers]]
+name = "ct2"
+ae_titles = ["CT2"]
+host = "127.0.0.1"
+roles = ["source"]
+
+[[routes]]
+from_ae = "CT2"
+destinations = ["minipacs"]
+"""
+
+
 def _reload_report(node: Node) -> dict:
     return node.status()["processes"]["reload"] or {}
 
@@ -127,8 +140,7 @@ def test_a_bad_reload_changes_nothing_and_says_why_and_a_good_one_counts(journey
         assert f"{node.config}:" in node.log.read_text()
         assert echo(node.remote, PACS_AE).round_trip_s < 5.0
 
-        node.config.write_text(good + '\n[[peers]]\nname = "ct2"\nae_titles = ["CT2"]\nhost = "127.0.0.1"\n'
-                               'roles = ["source"]\n\n[[routes]]\nfrom_ae = "CT2"\ndestinations = ["minipacs"]\n')  # fmt: skip
+        node.config.write_text(good + _SECOND_SCANNER)
         node.process.send_signal(signal.SIGHUP)
         node.wait_for(lambda: _reload_report(node).get("taken"), "the reload")
 

@@ -165,7 +165,7 @@ def test_ge_mask_agrees_with_the_registered_template(ge_head, ge_brain, shared_d
 def test_phantom_brain_is_found_at_every_centre(centre):
     from train.data.phantom import generate_case
 
-    case = generate_case(11, centre)
+    case = generate_case(11, centre, matrix=128)
     volume = case.ct_volume()
     found = brain_mask(volume)
     assert dice(found.mask, visible(volume, case.brain)) > 0.985
@@ -173,9 +173,9 @@ def test_phantom_brain_is_found_at_every_centre(centre):
     assert found.flags == ()
 
 
-def test_tilted_phantom_is_found(shared_data):
+def test_tilted_phantom_is_found():
     from train.data.phantom import generate_case
 
-    case = generate_case(12, "A", tilt_deg=20.0, n_slices=28)
+    case = generate_case(12, "A", matrix=128, tilt_deg=20.0, n_slices=28)
     volume = case.ct_volume()
     assert dice(brain_mask(volume).mask, visible(volume, case.brain)) > 0.985

@@ -18,7 +18,6 @@ from train.data.phantom_fields import (
     Grid,
     band_noise_lattice,
     intersect,
-    smooth_max,
     smooth_min,
     smooth_noise,
 )
@@ -307,6 +306,3 @@ def build_cortex(rng: np.random.Generator, grid: Grid, patient: Patient, space: 
         insula_half=smooth_min(0.35 + width, insula_ends * 0.5, 2.0),
         thickness=(2.75 + 0.30 * regional).astype(np.float32),
     )
-
-
-__all__ = ["Cortex", "Patient", "Space", "build_cortex", "build_space", "draw_patient", "smooth_max", "sylvian_height"]

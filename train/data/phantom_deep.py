@@ -68,7 +68,7 @@ class Deep:
     capsule: FloatArray
 
 
-def _chain(coordinates: Sequence[FloatArray], nodes: Sequence[Node], scale: FloatArray | float) -> FloatArray:
+def capsule_chain(coordinates: Sequence[FloatArray], nodes: Sequence[Node], scale: FloatArray | float) -> FloatArray:
     """Level set of a chain of tapered capsules with soft joints (mm, positive inside)."""
     side, y, z = coordinates
     total: FloatArray | None = None
@@ -83,7 +83,7 @@ def _chain(coordinates: Sequence[FloatArray], nodes: Sequence[Node], scale: Floa
     return total.astype(np.float32)
 
 
-def _ellipsoid(
+def ellipsoid(
     coordinates: Sequence[FloatArray],
     centre: tuple[float, float, float],
     radii: tuple[float, float, float],
@@ -124,30 +124,30 @@ def _box(grid: Grid) -> _Box:
 
 def _nuclei(where: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Striatum, pallidum and thalamus."""
-    caudate = _chain(where, CAUDATE, 1.0)
-    putamen = _ellipsoid(where, (25.5, -4.5, 3.5), (5.6, 16.5, 11.5), 13.0)
+    caudate = capsule_chain(where, CAUDATE, 1.0)
+    putamen = ellipsoid(where, (25.5, -4.5, 3.5), (5.6, 16.5, 11.5), 13.0)
     # The putamen's medial face is carved by the pallidum: it is a lens, not an ellipsoid.
-    pallidum = _ellipsoid(where, (19.2, -1.0, 1.5), (4.8, 9.5, 7.0), 22.0)
+    pallidum = ellipsoid(where, (19.2, -1.0, 1.5), (4.8, 9.5, 7.0), 22.0)
     putamen = smooth_min(putamen, -(pallidum - 0.4), 1.0)
-    thalamus = _ellipsoid(where, (11.0, 12.5, 8.0), (8.6, 15.0, 9.5), -28.0)
+    thalamus = ellipsoid(where, (11.0, 12.5, 8.0), (8.6, 15.0, 9.5), -28.0)
     return np.maximum(caudate, putamen), pallidum, thalamus
 
 
 def _ventricles(patient: Patient, space_side: FloatArray, where: Sequence[FloatArray], scale: FloatArray) -> FloatArray:
     """Lateral, third and fourth ventricle."""
     side, y, z = where
-    lateral = _chain(where, FRONTAL_HORN_AND_BODY, scale)
-    lateral = smooth_max(lateral, _chain(where, ATRIUM_AND_HORNS, scale), 3.0)
-    lateral = smooth_max(lateral, _chain(where, TEMPORAL_HORN, scale * 0.95), 2.0)
-    head = _chain(where, CAUDATE[:4], 1.0)
+    lateral = capsule_chain(where, FRONTAL_HORN_AND_BODY, scale)
+    lateral = smooth_max(lateral, capsule_chain(where, ATRIUM_AND_HORNS, scale), 3.0)
+    lateral = smooth_max(lateral, capsule_chain(where, TEMPORAL_HORN, scale * 0.95), 2.0)
+    head = capsule_chain(where, CAUDATE[:4], 1.0)
     lateral = smooth_min(lateral, -(head + 0.3), 1.5)
     # The septum keeps the two sides apart; the thalamus bulges into the floor of the body.
     lateral = smooth_min(lateral, side - 0.8, 1.0)
     slit = 0.8 + 1.7 * max(patient.ventricle_scale - 0.6, 0)
     third = intersect(slit - side, 17 - np.abs(y - 2), 8.5 - np.abs(z - 1 + 0.12 * (y - 2)))
-    fourth = _ellipsoid(where, (0.0, 25.0, -27.0), (7.0, 5.0, 9.0), 0.0)
+    fourth = ellipsoid(where, (0.0, 25.0, -27.0), (7.0, 5.0, 9.0), 0.0)
     fourth = smooth_min(fourth, 27.5 - y - 0.35 * side, 2.0)
-    aqueduct = _chain(where, ((0, 17, -4, 0.9), (0, 22, -18, 1.1)), 1.0)
+    aqueduct = capsule_chain(where, ((0, 17, -4, 0.9), (0, 22, -18, 1.1)), 1.0)
     return union(lateral, third, fourth, aqueduct).astype(np.float32)
 
 
@@ -165,14 +165,14 @@ def _tentorium(space: Sequence[FloatArray]) -> FloatArray:
 
 def _hindbrain(where: Sequence[FloatArray]) -> tuple[FloatArray, FloatArray]:
     """Brainstem and cerebellum (without the tentorium's cut)."""
-    pons = _ellipsoid(where, (0.0, 8.5, -27.0), (16.5, 11.5, 14.5), 0.0)
-    peduncle = _ellipsoid(where, (9.5, 3.5, -9.0), (6.5, 8.0, 11.0), -32.0)
-    tegmentum = _ellipsoid(where, (0.0, 12.5, -9.0), (13.5, 8.5, 11.0), 0.0)
-    medulla = _chain(where, ((0, 12, -38, 9.5), (0, 17, -62, 7.5)), 1.0)
+    pons = ellipsoid(where, (0.0, 8.5, -27.0), (16.5, 11.5, 14.5), 0.0)
+    peduncle = ellipsoid(where, (9.5, 3.5, -9.0), (6.5, 8.0, 11.0), -32.0)
+    tegmentum = ellipsoid(where, (0.0, 12.5, -9.0), (13.5, 8.5, 11.0), 0.0)
+    medulla = capsule_chain(where, ((0, 12, -38, 9.5), (0, 17, -62, 7.5)), 1.0)
     stem = smooth_max(smooth_max(pons, medulla, 4.0), smooth_max(peduncle, tegmentum, 2.0), 3.0)
-    half = _ellipsoid(where, (24.0, 42.0, -28.0), (27.0, 27.0, 20.0), -14.0)
-    vermis = _ellipsoid(where, (0.0, 42.0, -22.0), (11.0, 20.0, 19.0), 0.0)
-    arm = _chain(where, ((12, 12, -27, 6.5), (24, 28, -28, 9.0)), 1.0)
+    half = ellipsoid(where, (24.0, 42.0, -28.0), (27.0, 27.0, 20.0), -14.0)
+    vermis = ellipsoid(where, (0.0, 42.0, -22.0), (11.0, 20.0, 19.0), 0.0)
+    arm = capsule_chain(where, ((12, 12, -27, 6.5), (24, 28, -28, 9.0)), 1.0)
     return stem, smooth_max(smooth_max(half, vermis, 6.0), arm, 4.0)
 
 
@@ -181,13 +181,13 @@ def _cisterns(patient: Patient, where: Sequence[FloatArray], stem: FloatArray) -
     side, y, z = where
     wide = 0.6 + 0.8 * patient.atrophy
     star = np.minimum(7.0 + wide * 2 - np.hypot(side * 0.8, (y + 13) * 0.85), 6.0 - np.abs(z + 12))
-    arm = _chain(where, ((6, -14, -11, 3.0), (20, -17, -9, 1.2), (30, -18, -6, 1.0)), wide)
-    between = _ellipsoid(where, (0.0, -3.0, -12.0), (5.0, 6.0, 8.0), 0.0)
+    arm = capsule_chain(where, ((6, -14, -11, 3.0), (20, -17, -9, 1.2), (30, -18, -6, 1.0)), wide)
+    between = ellipsoid(where, (0.0, -3.0, -12.0), (5.0, 6.0, 8.0), 0.0)
     # A mantle around the midbrain: the ambient cistern; wider behind, over the tectum.
     mantle = np.minimum(0.8 + wide + 0.10 * np.maximum(y - 12, 0) + stem, 7.0 - np.abs(z + 8))
-    quadrigeminal = _ellipsoid(where, (0.0, 25.5, -2.0), (6.5 + wide, 3.0 + 0.7 * wide, 6.0), 0.0)
+    quadrigeminal = ellipsoid(where, (0.0, 25.5, -2.0), (6.5 + wide, 3.0 + 0.7 * wide, 6.0), 0.0)
     prepontine = np.minimum(2.5 + wide + stem, np.minimum(10 - y, -14 - z))
-    magna = _ellipsoid(where, (0.0, 68.0, -46.0), (12.0, 10.0, 8.0), 0.0)
+    magna = ellipsoid(where, (0.0, 68.0, -46.0), (12.0, 10.0, 8.0), 0.0)
     fluid = union(star, arm, between, mantle, quadrigeminal, prepontine, magna)
     return np.minimum(fluid, -stem).astype(np.float32)
 
@@ -197,11 +197,11 @@ def _calcifications(rng: np.random.Generator, patient: Patient, where: Sequence[
     shape = np.full(where[0].shape, FAR_MM, np.float32)
     if rng.random() < 0.35 + 0.4 * patient.atrophy:
         centre = (0.0, 22.5 + rng.normal(0, 1), 4.0 + rng.normal(0, 1))
-        shape = np.maximum(shape, _ellipsoid(where, centre, (2.2, 2.6, 2.4), 0.0))
+        shape = np.maximum(shape, ellipsoid(where, centre, (2.2, 2.6, 2.4), 0.0))
     if rng.random() < 0.3 + 0.5 * patient.atrophy:
         centre = (23.5 + rng.normal(0, 1.5), 34.0 + rng.normal(0, 2), 9.0 + rng.normal(0, 1.5))
         size = rng.uniform(1.5, 3.2)
-        shape = np.maximum(shape, _ellipsoid(where, centre, (size, size * 1.5, size * 1.2), 20.0))
+        shape = np.maximum(shape, ellipsoid(where, centre, (size, size * 1.5, size * 1.2), 20.0))
     return shape
 
 

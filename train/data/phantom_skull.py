@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from train.data.phantom_anatomy import Patient, Space
-from train.data.phantom_deep import _chain, _ellipsoid
+from train.data.phantom_deep import capsule_chain, ellipsoid
 from train.data.phantom_fields import FloatArray, Grid, intersect, smooth_noise, union
 
 
@@ -59,12 +59,12 @@ class Skull:
 
 def _airways(where: tuple[FloatArray, FloatArray, FloatArray], cells: FloatArray, frontal_size: float) -> FloatArray:
     """Paranasal sinuses, nose and pharynx, with septa."""
-    ethmoid = _ellipsoid(where, (0.0, -54.0, -30.0), (13.0, 30.0, 15.0), 0.0)
+    ethmoid = ellipsoid(where, (0.0, -54.0, -30.0), (13.0, 30.0, 15.0), 0.0)
     ethmoid = np.minimum(ethmoid, 2.2 * cells + 1.8)
-    sphenoid = _ellipsoid(where, (7.5, -13.0, -27.0), (7.5, 11.0, 8.0), 0.0)
-    maxillary = _ellipsoid(where, (28.0, -52.0, -54.0), (14.0, 17.0, 15.0), 0.0)
-    frontal = _ellipsoid(where, (9.0, -86.5, -4.0), (8.0 * frontal_size, 4.2, 10.0 * frontal_size), 0.0)
-    pharynx = _ellipsoid(where, (0.0, -12.0, -60.0), (12.0, 8.0, 18.0), 0.0)
+    sphenoid = ellipsoid(where, (7.5, -13.0, -27.0), (7.5, 11.0, 8.0), 0.0)
+    maxillary = ellipsoid(where, (28.0, -52.0, -54.0), (14.0, 17.0, 15.0), 0.0)
+    frontal = ellipsoid(where, (9.0, -86.5, -4.0), (8.0 * frontal_size, 4.2, 10.0 * frontal_size), 0.0)
+    pharynx = ellipsoid(where, (0.0, -12.0, -60.0), (12.0, 8.0, 18.0), 0.0)
     return union(ethmoid, sphenoid, maxillary, frontal, pharynx).astype(np.float32)
 
 
@@ -77,9 +77,9 @@ def _vessels(space: Space, patient: Patient) -> tuple[FloatArray, FloatArray]:
     sagittal = np.minimum(sagittal, np.maximum(z - 8, np.minimum(y, z + 16)))
     transverse = np.minimum(3.4 - np.abs(space.depth - 2.2), 3.2 - np.abs(z + 13 - 0.05 * side))
     transverse = np.minimum(transverse, np.minimum(y - 26, 56 - side))
-    straight = _chain(where, ((0, 38, 3, 1.6), (0, 72, -9, 2.4)), 1.0)
-    basilar = _chain(where, ((0, -4.5, -34, 1.5), (0, -6, -15, 1.7)), 1.0)
-    first = _chain(where, ((7, -14, -10, 1.6), (20, -18, -8, 1.5), (31, -19, -5, 1.3)), 1.0)
+    straight = capsule_chain(where, ((0, 38, 3, 1.6), (0, 72, -9, 2.4)), 1.0)
+    basilar = capsule_chain(where, ((0, -4.5, -34, 1.5), (0, -6, -15, 1.7)), 1.0)
+    first = capsule_chain(where, ((7, -14, -10, 1.6), (20, -18, -8, 1.5), (31, -19, -5, 1.3)), 1.0)
     return union(sagittal, transverse, straight), np.maximum(basilar, first)
 
 
@@ -97,18 +97,18 @@ def build_skull(rng: np.random.Generator, grid: Grid, patient: Patient, space: S
     base = 1 / (1 + np.exp(np.clip((z - space.floor_z - 9) / 2.5, -30, 30)))
     over_orbit = base * (y < -22)
     thickness = (vault + occipital + frontal + temporal) * (1 - 0.60 * over_orbit - 0.2 * base)
-    petrous = _chain(where, ((13, 9, -29, 5.0), (27, 15, -26, 7.5), (46, 25, -25, 8.0)), 1.0)
-    clivus = _chain(where, ((0, 1, -20, 5.0), (0, 8, -32, 4.5), (0, 13, -52, 4.0)), 1.0)
-    wing = _chain(where, ((14, -24, -13, 2.6), (34, -34, -11, 2.6), (52, -36, -8, 3.2)), 1.0)
-    mastoid = _ellipsoid(where, (53.0, 31.0, -36.0), (10.0, 15.0, 17.0), 0.0)
+    petrous = capsule_chain(where, ((13, 9, -29, 5.0), (27, 15, -26, 7.5), (46, 25, -25, 8.0)), 1.0)
+    clivus = capsule_chain(where, ((0, 1, -20, 5.0), (0, 8, -32, 4.5), (0, 13, -52, 4.0)), 1.0)
+    wing = capsule_chain(where, ((14, -24, -13, 2.6), (34, -34, -11, 2.6), (52, -36, -8, 3.2)), 1.0)
+    mastoid = ellipsoid(where, (53.0, 31.0, -36.0), (10.0, 15.0, 17.0), 0.0)
     sinus = _airways(where, cells, float(rng.uniform(0.6, 1.25)))
-    orbit = _ellipsoid(where, (31.0, -62.0, -29.0), (17.0, 27.0, 16.5), 20.0)
-    globe = _ellipsoid(where, (32.0, -75.0, -29.0), (12.0, 12.0, 12.0), 0.0)
+    orbit = ellipsoid(where, (31.0, -62.0, -29.0), (17.0, 27.0, 16.5), 20.0)
+    globe = ellipsoid(where, (32.0, -75.0, -29.0), (12.0, 12.0, 12.0), 0.0)
     wall = np.minimum(orbit + 2.2, -orbit)
     nose = np.minimum(sinus + 1.6, -sinus)
-    cheek = _chain(where, ((46, -62, -34, 4.0), (56, -44, -42, 3.5), (62, -20, -42, 2.6)), 1.0)
+    cheek = capsule_chain(where, ((46, -62, -34, 4.0), (56, -44, -42, 3.5), (62, -20, -42, 2.6)), 1.0)
     face = union(wall, np.where(y < 0, nose, -9), cheek, clivus, wing)
-    temporalis = _ellipsoid(where, (patient.half_width_mm + 5, -22.0, -12.0), (7.5, 30.0, 34.0), 8.0)
+    temporalis = ellipsoid(where, (patient.half_width_mm + 5, -22.0, -12.0), (7.5, 30.0, 34.0), 8.0)
     neck = intersect(-32.0 - z + 0.2 * y, y - 22.0, 56.0 - side) + 2.5 * regional + 1.2 * cells
     venous, artery = _vessels(space, patient)
     return Skull(

@@ -39,9 +39,9 @@ def noise() -> None:
     say(event="done", job="noise", seconds={"network": 1.5}, quality_flags=["volume"])
 
 
-def endless() -> None:
+def endless(job: str = "endless") -> None:
     while True:
-        say(event="progress", job="endless", step="network", done=1, total=2)
+        say(event="progress", job=job, step="network", done=1, total=2)
         time.sleep(0.05)
 
 
@@ -49,27 +49,38 @@ def fail(job: str, code: str, *, retry: bool) -> None:
     say(event="failed", job=job, code=code, reason="as told", figures={}, retry=retry)
 
 
+def slow(job: str) -> None:
+    time.sleep(1.5)
+    done(job)
+
+
+def done(job: str) -> None:
+    say(event="done", job=job, seconds={"network": 0.1}, quality_flags=[])
+
+
 BEHAVIOUR = {
-    "noise": noise,
-    "refuse": lambda: say(event="refused", job="refuse", code="no_brain", reason="none", figures={"volume_ml": 12.0}),
-    "permanent": lambda: fail("permanent", "pixel_data", retry=False),
-    "passing": lambda: fail("passing", "internal", retry=True),
-    "out-of-memory": lambda: sys.exit(70),
-    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
-    "crash": lambda: sys.exit(1),
-    "hang": lambda: time.sleep(60),
+    "noise": lambda job: noise(),
+    "refuse": lambda job: say(event="refused", job=job, code="no_brain", reason="none", figures={"volume_ml": 12.0}),
+    "permanent": lambda job: fail(job, "pixel_data", retry=False),
+    "passing": lambda job: fail(job, "internal", retry=True),
+    "out-of-memory": lambda job: sys.exit(70),
+    "killed": lambda job: os.kill(os.getpid(), signal.SIGKILL),
+    "crash": lambda job: sys.exit(1),
+    "hang": lambda job: time.sleep(60),
     "endless": endless,
-    "good": lambda: say(event="done", job="good", seconds={"network": 0.1}, quality_flags=[]),
+    "slow": slow,
+    "good": done,
 }
 
 
-def main(how: str) -> None:
+def main(how: str, behaviour: str | None) -> None:
+    """Serve jobs; what is done with one is told by the command line, or else by the job's key."""
     begin(how)
     for line in sys.stdin:
         request = json.loads(line)
         say(event="progress", job=request["job"], step="read", done=1, total=len(request["files"]))
-        BEHAVIOUR[request["job"]]()
+        BEHAVIOUR[behaviour or request["job"]](request["job"])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None)
