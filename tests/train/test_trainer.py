@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -197,3 +199,37 @@ def test_stage_after_the_last_is_none() -> None:
     recipe = tiny_recipe()
     assert stage_of(recipe, Position(stage=1)) is recipe.stages[1]
     assert stage_of(recipe, Position(stage=2)) is None
+
+
+BARE = """
+import sys
+for name in ("typer", "rich", "pydantic", "skimage", "SimpleITK", "matplotlib", "safetensors", "cv2", "cc3d", "pydicom",
+             "pytorch_wavelets", "pywt", "highdicom", "sqlalchemy", "pandas", "nibabel", "PIL"):
+    sys.modules[name] = None  # importing it raises ImportError
+sys.path.insert(0, sys.argv[2])
+from pathlib import Path
+import torch
+from training_cases import CONTRACT, drawn_case, tiny_recipe
+from train import controls, evaluate, export, fit, report  # noqa: F401
+from train.data import cache, phantom  # noqa: F401
+from train.data.dataset import SliceDataset
+from train.runlog import progress_bar
+from train.trainer import Trainer
+data = SliceDataset([drawn_case(1)], CONTRACT)
+with progress_bar("x") as bar:
+    print(Trainer(tiny_recipe(), Path(sys.argv[1]), data, data, torch.device("cpu"), bar).fit().steps)
+"""
+
+
+def test_training_runs_where_only_torch_numpy_and_scipy_exist(tmp_path: Path) -> None:
+    here = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, str(tmp_path), str(here)],
+        cwd=here.parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() == "7"
