@@ -27,6 +27,7 @@ import numpy as np
 import pydicom
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
+from benchmarks.common import machine, table
 from dicom_node.receive.plan import Caller, ReceiverPlan
 
 BARE = """
@@ -168,6 +169,24 @@ def start_figures(work: Path) -> dict[str, float]:
     }
 
 
+def rates(work: Path, images: Path, arguments: argparse.Namespace, associations: int) -> dict[str, float]:
+    """Images per second of every contestant with so many associations at once: the median over the rounds."""
+    contestants = {f"jmmda-node x{n}": (lambda p, o, n=n: node(p, o, n)) for n in arguments.receivers}
+    contestants |= {"pynetdicom (no fsync)": bare, "storescp (no fsync)": storescp}
+    per_association = arguments.images // associations
+    measured: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(arguments.rounds):
+        for name, contestant in contestants.items():
+            out = work / "out"
+            out.mkdir()
+            port = free_port()
+            with contestant(port, out):
+                seconds = send(images, port, associations, per_association)
+            measured[name].append(associations * per_association / seconds)
+            shutil.rmtree(out)
+    return {name: statistics.median(values) for name, values in measured.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=280)
@@ -175,31 +194,27 @@ def main() -> None:
     parser.add_argument("--receivers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=None, help="folder on the disk to measure")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
-    work = Path(tempfile.mkdtemp(prefix="bench-receive-", dir=arguments.work))
-    try:
-        print(json.dumps(start_figures(work)))
+    if shutil.which("storescu") is None:
+        print("## Receive rate\n\nnot measured: DCMTK (storescu, storescp) is not installed\n")
+        return
+    with tempfile.TemporaryDirectory(prefix="bench-receive-", dir=arguments.work) as name:
+        work = Path(name)
+        start = start_figures(work)
         images = work / "images"
         images.mkdir()
         make_images(images, arguments.images)
-        contestants = {f"jmmda-node x{n}": (lambda p, o, n=n: node(p, o, n)) for n in arguments.receivers}
-        contestants |= {"pynetdicom (no fsync)": bare, "storescp (no fsync)": storescp}
-        for associations in arguments.associations:
-            per_association = arguments.images // associations
-            rates: dict[str, list[float]] = {name: [] for name in contestants}
-            for _ in range(arguments.rounds):
-                for name, contestant in contestants.items():
-                    out = work / "out"
-                    out.mkdir()
-                    port = free_port()
-                    with contestant(port, out):
-                        seconds = send(images, port, associations, per_association)
-                    rates[name].append(associations * per_association / seconds)
-                    shutil.rmtree(out)
-            medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-            print(json.dumps({"associations": associations, "images_per_s": medians}))
-    finally:
-        shutil.rmtree(work)
+        found = {count: rates(work, images, arguments, count) for count in arguments.associations}
+    print(f"## Receive rate, images of 0.5 MB per second, median of {arguments.rounds} rounds\n\n{machine()}\n")
+    heading = ("associations", *next(iter(found.values())))
+    print(table(heading, [(count, *one.values()) for count, one in found.items()]))
+    print(
+        f"\nreceiver listens after {start['listening_s']:.2f} s, {start['ratio']:.2f} times the bare imports of pydicom"
+        f" and pynetdicom (goal: at most 2.0); {start['rss_mib']:.0f} MiB (goal: at most 100)\n"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"start": start, "images_per_s": found}, indent=1))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.common import REPOSITORY
 
-MEASUREMENTS = ("stages", "processes")
+MEASUREMENTS = ("stages", "processes", "receive")
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ logger = logging.getLogger(__name__)
 #: Files that share one commit and one fsync of the journal.
 BATCH: Final = 64
 _DONE_PREFIX: Final = ".done-"
+#: A hidden folder this old belongs to a receiver that was killed while it opened an association.
+_UNBORN_S: Final = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,10 @@ class Ingest:
         self._incoming = Incoming(ledger.paths.incoming)
 
     def recover(self) -> None:
-        """Sweep away what a crash left of association folders that had been taken in completely."""
+        """Sweep away folders of associations that had been taken in completely, or that never came into being."""
         for entry in self._paths.incoming.iterdir():
-            if entry.name.startswith(_DONE_PREFIX):
+            unborn = entry.name.startswith(".") and time.time() - entry.stat().st_mtime > _UNBORN_S
+            if unborn or entry.name.startswith(_DONE_PREFIX):
                 shutil.rmtree(entry)
 
     def scan(self) -> int:

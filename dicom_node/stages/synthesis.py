@@ -84,7 +84,8 @@ class SynthesisStage(Stage):
 
     def _start_worker(self, client: WorkerClient, command: tuple[str, ...]) -> bool:
         self._client, self._command = client, command
-        self._state = {"state": "starting"}
+        # Why it did not start last time stays in sight until it has started.
+        self._state = {**self._state, "state": "starting"}
         self._beats.beat(self.name, BEAT_LIMIT_S + START_LIMIT_S)
         try:
             ready = client.start()

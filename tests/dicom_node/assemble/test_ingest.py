@@ -5,7 +5,9 @@ Left out: completion and decision (`test_sweep`), and the receiver (its files ar
 
 from __future__ import annotations
 
+import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -184,6 +186,16 @@ def test_a_dead_receiver_leaves_an_aborted_association_whose_images_are_kept(roo
     assert _count(room, Instance) == 3
     with room.ledger.reading() as session:
         assert session.scalars(select(Association)).one().outcome == "aborted"
+
+
+def test_folders_that_a_crash_left_behind_are_swept_away_and_young_ones_are_not(room: Room):
+    root = room.paths.incoming
+    for name, age_s in ((".done-x", 0), (".old", 7200), (".young", 0)):
+        (root / name).mkdir()
+        then = time.time() - age_s
+        os.utime(root / name, (then, then))
+    room.ingest.recover()
+    assert [entry.name for entry in root.iterdir()] == [".young"]
 
 
 def test_a_kill_before_any_change_of_the_disk_loses_and_doubles_nothing(tmp_path: Path):
