@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +14,7 @@ import typer
 from dicom_node import __version__
 from dicom_node.commands import config, demo, journey, model, network, offline
 from dicom_node.errors import NodeError, Refused
+from dicom_node.ledger.place import place_of
 from dicom_node.settings import SettingsError
 from train import cli as training
 
@@ -57,11 +56,6 @@ app.add_typer(model.app, name="model")
 app.add_typer(training.app, name="train")
 
 
-def _place(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "?"
-
-
 def main() -> None:
     """Run the command line and turn what went wrong into one clear line and an exit code."""
     try:
@@ -79,8 +73,7 @@ def main() -> None:
         if os.environ.get("JMMDA_DEBUG"):
             raise
         typer.echo(
-            f"error: {type(error).__name__} at {_place(error)}; set JMMDA_DEBUG=1 to see the whole traceback "
-            "(which may show header values)",
+            f"error: {place_of(error)}; set JMMDA_DEBUG=1 to see the whole traceback (which may show header values)",
             err=True,
         )
         sys.exit(EXIT_FAILED)

@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 _SWEEP_S: Final = 1.0
 _HEALTH_S: Final = 2.0
 #: A command may hold the spool for the moment in which it changes something.
-_LOCK_WAIT_S: Final = 15.0
+_LOCK_WAIT_S: Final = 5.0
 #: A round takes in all that waits in the spool, which after a long pause may be thousands of files.
 _ASSEMBLE_LIMIT_S: Final = 600.0
 #: Pokes within this time share one round, so that a fast sender makes few large commits instead of many small ones.

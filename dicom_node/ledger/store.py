@@ -6,6 +6,7 @@ anyway, and a lock in the process gives an order instead of "database is locked"
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ from dicom_node.ledger.job_file import write_job_file
 from dicom_node.ledger.spool import SpoolPaths
 from dicom_node.ledger.states import DeliveryState, State, StudyState, check_transition
 from dicom_node.ledger.tables import Delivery, Event, Job, Series, Study
+
+logger = logging.getLogger(__name__)
 
 SERIES_JOURNAL: Final = "series.jsonl"
 #: Journal of the files in the quarantine.
@@ -141,6 +144,7 @@ class Transaction:
         self.at = at
         self._lines: dict[str, list[Mapping[str, object]]] = defaultdict(list)
         self._jobs: dict[str, Job] = {}
+        self._steps: list[tuple[str, State, State, str | None]] = []
 
     def move(
         self,
@@ -162,6 +166,7 @@ class Transaction:
         before, series.state = series.state, after
         series.code, series.reason, series.figures = code, reason, dict(figures or {})
         series.changed_at = self.at
+        self._steps.append((series.series_instance_uid, before, after, code))
         self._event("state", series, series.job_key, before, after, code, reason, figures)
 
     def move_job(
@@ -247,6 +252,8 @@ class Transaction:
 
     def write_journals(self, paths: SpoolPaths) -> None:
         """Append the collected lines and write the job files; called after the commit."""
+        for uid, before, after, code in self._steps:
+            logger.info("series %s: %s -> %s%s", uid, before.value, after.value, f" ({code})" if code else "")
         for folder, lines in self._lines.items():
             append_lines(paths.series / folder / SERIES_JOURNAL, lines)
         for job in self._jobs.values():

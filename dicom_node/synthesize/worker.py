@@ -21,7 +21,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from dicom_node.dicom.reading import install_pydicom_privacy
 from dicom_node.errors import NodeError, Permanent, Refused
+from dicom_node.ledger.place import place_of
 from dicom_node.ledger.result_file import write_result
 
 if TYPE_CHECKING:
@@ -99,8 +99,8 @@ def run_job(channel: Channel, runtime: Runtime, request: Mapping[str, object]) -
         )
         raise
     except Exception as error:  # noqa: BLE001  # border of the worker: whatever a library throws must become a named state
-        logger.error("job %s failed: %s", job, _where(error))
-        channel.say("failed", job=job, code="internal", reason=_where(error), figures={}, retry=True)
+        logger.error("job %s failed: %s", job, place_of(error))
+        channel.say("failed", job=job, code="internal", reason=place_of(error), figures={}, retry=True)
     else:
         channel.say("done", job=job, seconds=dict(result.seconds), quality_flags=list(result.quality_flags))
 
@@ -109,13 +109,6 @@ def _listed(value: object) -> list[object]:
     if not isinstance(value, list):
         raise Permanent("protocol", "a job needs a list of files")
     return value
-
-
-def _where(error: BaseException) -> str:
-    """Class and place of an error, without its text: a library's text may quote the header it stumbled over."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{place}"
 
 
 def serve_jobs(channel: Channel, runtime: Runtime) -> None:
