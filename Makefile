@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= auto
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -42,8 +42,9 @@ install: $(VENV)/.installed ## the virtual environment alone
 demo: install ## throwaway node and miniature PACS; writes demo-out/ (montage.png, report.json, both series)
 	$(BIN)/jmmda-node demo --out demo-out
 
+# One thread per test process: several processes with several threads each get in each other's way.
 test: install ## all tests; those that need Orthanc or DCMTK skip with a message where these are missing
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 check: install ## format, lint, types, import rules, spelling
 	$(BIN)/ruff format --check .

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -65,28 +64,14 @@ def choose_slices(weight: Sequence[float], count: int) -> list[int]:
     return [used[round(position)] for position in np.linspace(0, len(used) - 1, count)]
 
 
-def bounding_box(mask: npt.NDArray[np.bool_], margin: int) -> tuple[slice, slice]:
-    """In-plane window (rows, columns) around everything that the mask covers, with a margin in pixels."""
-    plane = np.any(mask, axis=0)
-    if not plane.any():
-        return slice(None), slice(None)
-    rows, cols = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    return (
-        slice(max(int(rows[0]) - margin, 0), int(rows[-1]) + margin + 1),
-        slice(max(int(cols[0]) - margin, 0), int(cols[-1]) + margin + 1),
-    )
-
-
 def write_montage(
     path: Path,
     rows: Sequence[MontageRow],
     slices: Sequence[int],
     *,
     title: str,
-    crop: tuple[slice, slice] = (slice(None), slice(None)),
-    row_direction: Literal["down", "up"] = "down",
 ) -> None:
-    """Draw the rows as a PNG file.
+    """Draw the rows as a PNG file, whole frames, so that the watermark is in the picture too.
 
     Parameters
     ----------
@@ -98,10 +83,6 @@ def write_montage(
         Slice indices, from left to right.
     title : str
         One line above the picture; must say that the images are synthetic where they are.
-    crop : tuple of slice
-        In-plane window that is shown.
-    row_direction : {"down", "up"}
-        "up" draws the first stored row at the bottom, for stacks stored posterior to anterior.
     """
     import matplotlib as mpl
 
@@ -112,7 +93,7 @@ def write_montage(
         len(rows),
         len(slices),
         squeeze=False,
-        figsize=(1.55 * len(slices) + 0.4, 1.75 * len(rows) + 0.45),
+        figsize=(2.1 * len(slices) + 0.4, 2.1 * len(rows) + 0.45),
         facecolor="black",
         gridspec_kw={
             "wspace": 0.02,
@@ -126,15 +107,14 @@ def write_montage(
     for line, row in zip(axes, rows, strict=True):
         for axis, index in zip(line, slices, strict=True):
             axis.imshow(
-                np.asarray(row.images[index], dtype=np.float32)[crop],
+                np.asarray(row.images[index], dtype=np.float32),
                 cmap="gray",
                 vmin=row.limits[0],
                 vmax=row.limits[1],
-                origin="upper" if row_direction == "down" else "lower",
                 interpolation="antialiased",
             )
-            if row.outline is not None and row.outline[index][crop].any():
-                axis.contour(row.outline[index][crop], levels=[0.5], colors=[row.outline_colour], linewidths=0.7)
+            if row.outline is not None and row.outline[index].any():
+                axis.contour(row.outline[index], levels=[0.5], colors=[row.outline_colour], linewidths=0.7)
             axis.set(xticks=[], yticks=[])
             axis.set_frame_on(False)
         line[0].set_ylabel(row.label, color="white", fontsize=8)

@@ -262,19 +262,18 @@ def synthesize_study(
 
 def write_result_montage(result: OfflineResult, name: str = "montage.png") -> Path:
     """Draw CT, brain mask and synthetic DWI of a result into its folder and return the file."""
-    from dicom_node.montage import bounding_box, choose_slices, ct_row, mask_row, synthetic_row, write_montage
+    from dicom_node.montage import choose_slices, ct_row, mask_row, synthetic_row, write_montage
     from dicom_node.synthesize.pipeline import load_ct_volume
 
     gate = result.plan.ensure_processable()
     hu = load_ct_volume(gate.headers).hu
     mask = result.synthesis.mask
-    slices = choose_slices([float(area) for area in mask.sum(axis=(1, 2))], 10)
+    slices = choose_slices([float(area) for area in mask.sum(axis=(1, 2))], 8)
     path = result.folder / name
     write_montage(
         path,
         [ct_row(hu), mask_row(hu, mask), synthetic_row(result.synthesis.pixels)],
         slices,
         title="SYNTHETIC DWI computed from CT - not MR, not for diagnosis",
-        crop=bounding_box(mask, margin=40),
     )
     return path

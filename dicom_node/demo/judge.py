@@ -17,9 +17,8 @@ from pydicom.dataset import FileDataset
 
 from dicom_node.dicom.labels import LabelFacts, missing_marks
 from dicom_node.dicom.output_rules import OutputSettings
-from dicom_node.dicom.pixels import read_hu
 from dicom_node.dicom.values import SliceHeader, read_header
-from dicom_node.montage import MontageRow, bounding_box, choose_slices, ct_row, mask_row, synthetic_row, write_montage
+from dicom_node.montage import MontageRow, choose_slices, ct_row, mask_row, synthetic_row, write_montage
 from dicom_node.synthesize.facts import bundle_facts
 from jmmda_model.bundle import load_bundle
 
@@ -61,9 +60,13 @@ class _Pair:
     sources: tuple[SliceHeader, ...]
     result_paths: tuple[Path, ...]
 
-    @property
-    def pixels(self) -> npt.NDArray[np.uint16]:
-        return np.stack([ds.pixel_array for ds in self.results])
+    def pixels_on(self, case: PhantomCase) -> npt.NDArray[np.uint16]:
+        """Stored values on the grid of the phantom, each image at the height where it lies; zero where none came."""
+        pixels = np.zeros(case.ct_hu.shape, dtype=np.uint16)
+        for ds in self.results:
+            plane = int(np.argmin(np.abs(case.positions_mm[:, 2] - float(ds.ImagePositionPatient[2]))))
+            pixels[plane] = ds.pixel_array
+        return pixels
 
 
 def _pair(source: Path, received: Path) -> _Pair:
@@ -119,22 +122,21 @@ def _metrics(case: PhantomCase, synthetic: npt.NDArray[np.float64], mask: npt.ND
     }
 
 
-def _draw(path: Path, case: PhantomCase, pair: _Pair, mask: npt.NDArray[np.bool_]) -> None:
-    hu = np.stack([read_hu(header.path) for header in pair.sources])
+def _draw(path: Path, case: PhantomCase, pixels: npt.NDArray[np.uint16], mask: npt.NDArray[np.bool_]) -> None:
+    hu = case.ct_hu.astype(np.float32)
     weight = case.lesion.sum(axis=(1, 2)) + 1e-3 * mask.sum(axis=(1, 2))
-    used = sorted(choose_slices([float(value > 1.0) for value in weight], 10))
+    used = sorted(choose_slices([float(value > 1.0) for value in weight], 8))
     write_montage(
         path,
         [
             ct_row(hu, "phantom CT (W80 L40)"),
             mask_row(hu, mask),
-            synthetic_row(pair.pixels),
+            synthetic_row(pixels),
             MontageRow("phantom truth DWI", _truth(case, case.dwi), (0.0, 3000 / _FULL_SCALE), outline=case.lesion),
         ],
         used,
         title="Digital phantom, not a patient. SYNTHETIC DWI computed from CT - not MR, not for diagnosis. "
         "Outlined in the bottom row: the phantom's lesion.",
-        crop=bounding_box(case.brain, margin=32),
     )
 
 
@@ -157,9 +159,10 @@ def judge(case: PhantomCase, source: Path, received: Path, montage: Path, *, loo
     pair = _pair(source, received)
     series = {str(ds.SeriesInstanceUID) for ds in pair.results}
     marks = _missing_marks(pair.result_paths, bundle)
-    synthetic = pair.pixels / _FULL_SCALE
+    pixels = pair.pixels_on(case)
+    synthetic = pixels / _FULL_SCALE
     # The derived pixels are zero outside the mask, apart from the watermark; the phantom's head keeps clear of it.
-    mask = _mask_of(pair.pixels, case.brain)
+    mask = _mask_of(pixels, case.brain)
     truth = _truth(case, case.dwi_clean)
     right_way = _correlation(synthetic, truth, case.brain)
     mirrored = _correlation(synthetic, truth[:, :, ::-1], case.brain)
@@ -179,7 +182,7 @@ def judge(case: PhantomCase, source: Path, received: Path, montage: Path, *, loo
         Check("own result left alone when it came back", loop_guard, "no second series"),
     )
     metrics = _metrics(case, synthetic, mask)
-    _draw(montage, case, pair, mask)
+    _draw(montage, case, pixels, mask)
     first = pair.sources[0]
     uids = {
         "study_instance_uid": first.study_instance_uid,
