@@ -60,6 +60,7 @@ def _one_round(clock: Clock, runtime: Runtime, source: Path, out: Path, port: in
         node_id=rules.node_id,
         created=datetime.now(UTC),
     )
+    out.mkdir()
     with clock.stage("derive (highdicom, label check, fsync)"):
         derived = derive_series(request, out)
     with clock.stage("C-STORE to a loopback SCP"):

@@ -15,10 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from dicom_node.derive.writer import DerivedSeries, DeriveRequest, derive_series
 from dicom_node.dicom.choice import SeriesVerdict, choose_series
 from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
 from dicom_node.dicom.pixels import pixel_digest
+from dicom_node.dicom.reading import open_dataset
 from dicom_node.dicom.values import SliceHeader, read_header
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.durable import durable_write
@@ -267,12 +270,14 @@ def write_result_montage(result: OfflineResult, name: str = "montage.png") -> Pa
 
     gate = result.plan.ensure_processable()
     hu = load_ct_volume(gate.headers).hu
+    # From the files, so that the picture shows what leaves: watermark included.
+    written = np.stack([open_dataset(one.path, pixels=True).pixel_array for one in result.series.instances])
     mask = result.synthesis.mask
     slices = choose_slices([float(area) for area in mask.sum(axis=(1, 2))], 8)
     path = result.folder / name
     write_montage(
         path,
-        [ct_row(hu), mask_row(hu, mask), synthetic_row(result.synthesis.pixels)],
+        [ct_row(hu), mask_row(hu, mask), synthetic_row(written)],
         slices,
         title="SYNTHETIC DWI computed from CT - not MR, not for diagnosis",
     )

@@ -116,6 +116,7 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the full report here (JSON).")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Also write the tables here (Markdown).")] = None,
+    picture: Annotated[Path | None, typer.Option(help="Also draw examples here (PNG), chosen by rule.")] = None,
     volumes: Annotated[int | None, typer.Option(min=1, help="At most this many test volumes a centre.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where preprocessed volumes are kept.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the full report as JSON.")] = False,
@@ -134,6 +135,7 @@ def evaluate(
                 test_recipe,
                 cache_root=cache,
                 volumes=volumes,
+                picture=picture,
                 progress=lambda done, total: bar.update(done, total, "test volumes"),
             )
     except (BundleError, FileNotFoundError, ValueError) as error:

@@ -35,6 +35,14 @@ STRATA: Mapping[str, tuple[float, float]] = {
     "drop 2-4 HU": (2.0, 4.0),
     "drop > 4 HU": (4.0, float("inf")),
 }
+#: Strata by lesion volume.
+SIZES: Mapping[str, tuple[float, float]] = {
+    "lesion < 1 ml": (0.0, 1.0),
+    "lesion 1-10 ml": (1.0, 10.0),
+    "lesion > 10 ml": (10.0, float("inf")),
+}
+#: Groups by lesion kind are named with this before the kind.
+KIND_PREFIX = "kind "
 REGIONS = ("frame", "brain", "lesion")
 
 
@@ -58,6 +66,8 @@ class VolumeScore:
         Of the phantom patient.
     hu_drop, lesion_ml : float
         Of its lesion; ``lesion_ml`` 0 without one.
+    lesion_kind : str
+        Vessel territory or kind, as the phantom names it.
     histogram : ScoreHistogram
         Predicted levels inside and outside the lesion, in brain.
     against : Mapping[str, Mapping[str, Moments]]
@@ -67,6 +77,7 @@ class VolumeScore:
     centre: str
     hu_drop: float
     lesion_ml: float
+    lesion_kind: str
     histogram: ScoreHistogram
     against: Mapping[str, Mapping[str, Moments]]
 
@@ -87,7 +98,7 @@ def score_volume(case: CachedCase, prediction: NDArray[np.float32]) -> VolumeSco
         against[name] = {region: _moments(squared, similar, where) for region, where in regions.items()}
     facts = case.facts
     histogram = ScoreHistogram.of(ours, lesion, brain)
-    return VolumeScore(facts.centre, facts.hu_drop, facts.lesion_ml, histogram, against)
+    return VolumeScore(facts.centre, facts.hu_drop, facts.lesion_ml, facts.lesion_kind, histogram, against)
 
 
 def _moments(squared: NDArray[np.float64], similar: NDArray[np.float64], where: NDArray[np.bool_]) -> Moments:
@@ -181,14 +192,18 @@ def _brain_fraction(scores: Sequence[VolumeScore]) -> float | None:
 
 
 def groups_of(scores: Sequence[VolumeScore]) -> Iterator[tuple[str, list[VolumeScore]]]:
-    """All volumes, each centre, and each stratum of HU drop that has volumes."""
+    """All volumes, each centre, and each stratum of HU drop, lesion volume and lesion kind that has volumes."""
     yield "all", list(scores)
     for centre in sorted({score.centre for score in scores}):
         yield f"centre {centre}", [score for score in scores if score.centre == centre]
-    for name, (low, high) in STRATA.items():
-        group = [score for score in scores if score.lesion_ml > 0 and low <= score.hu_drop < high]
-        if group:
-            yield name, group
+    sick = [score for score in scores if score.lesion_ml > 0]
+    strata = [(name, [score for score in sick if low <= score.hu_drop < high]) for name, (low, high) in STRATA.items()]
+    strata += [
+        (name, [score for score in sick if low <= score.lesion_ml < high]) for name, (low, high) in SIZES.items()
+    ]
+    for kind in sorted({score.lesion_kind for score in sick}):
+        strata.append((f"{KIND_PREFIX}{kind}", [score for score in sick if score.lesion_kind == kind]))
+    yield from ((name, group) for name, group in strata if group)
 
 
 def evaluate_cases(
@@ -224,6 +239,7 @@ def evaluate(
     predictor: Predictor,
     *,
     volumes: int | None = None,
+    picture: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Held-out report of a predictor on the test volumes of a recipe, with the controls beside it.
@@ -240,6 +256,8 @@ def evaluate(
         The network under test.
     volumes : int, optional
         Take only this many test volumes a centre.
+    picture : Path, optional
+        Draw examples here (PNG), chosen by rule.
     progress : callable, optional
         Called with (done, total) after each predicted volume.
 
@@ -254,6 +272,10 @@ def evaluate(
     cache = build_cache(cache_root, data, contract, splits=("train", "test"))
     cases = load_split(cache, data, "test")
     methods = {"jmmda": evaluate_cases(predictor.predict_case, cases, progress)}
+    if picture is not None:
+        from train.pictures import draw_examples
+
+        draw_examples(cases, methods["jmmda"], predictor, picture)
     methods |= control_scores(load_split(cache, data, "train"), cases, contract)
     return {
         "data": "phantom",
@@ -272,6 +294,7 @@ def evaluate_subject(
     *,
     cache_root: Path | None = None,
     volumes: int | None = None,
+    picture: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a run folder, a bundle folder or a bundle by name.
@@ -284,7 +307,7 @@ def evaluate_subject(
         Names the test volumes; needed for a bundle, a run has its own.
     cache_root : Path, optional
         Where volumes are kept; default the run's, or ``phantom-cache`` below the working folder for a bundle.
-    volumes, progress
+    volumes, picture, progress
         As for `evaluate`.
 
     Raises
@@ -303,9 +326,11 @@ def evaluate_subject(
             generator_settings(own.generator), averaged_weights(folder), data.contract, f"run {own.name}"
         )
         root = cache_root or data.cache.parent
-        return evaluate(recipe or own, data.contract, root, predictor, volumes=volumes, progress=progress)
+        return evaluate(
+            recipe or own, data.contract, root, predictor, volumes=volumes, picture=picture, progress=progress
+        )
     predictor = bundle_predictor(subject)
     if recipe is None:
         raise ValueError("a bundle does not name test volumes: give --recipe")
     root = cache_root or Path("phantom-cache")
-    return evaluate(recipe, predictor.contract, root, predictor, volumes=volumes, progress=progress)
+    return evaluate(recipe, predictor.contract, root, predictor, volumes=volumes, picture=picture, progress=progress)

@@ -129,6 +129,6 @@ def bundle_predictor(bundle: Path | str, device: torch.device | None = None) -> 
         card.contract,
         affine=card.output_affine,
         flip_average=card.flip_average,
-        description=f"bundle {card.name}, SHA-256 {loaded.sha256[:12]}",
+        description=f"bundle {card.name}, weights SHA-256 {card.sha256[:12]}",
         device=device,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HEADINGS = ("method", "lesion AUC (95 %)", "brain MSE", "brain PSNR dB", "brain SSIM", "lesion MSE")
+HEADINGS = ("method", "lesion AUC (95 %)", "AUC a volume", "brain MSE", "brain PSNR dB", "brain SSIM", "lesion MSE")
 
 #: What the methods of a report are, in the order of the page.
 METHOD_WORDS: Mapping[str, str] = {
@@ -49,6 +49,7 @@ def report_lines(report: Mapping[str, Any], group: str = "all", truth: str = "dw
             (
                 name,
                 _interval(figures["lesion_auc_pooled"], 3),
+                _text(figures["lesion_auc_per_volume"]["value"], 3),
                 _text(brain["mse"]["value"], 5),
                 _text(brain["psnr_db"]["value"], 2),
                 _text(brain["ssim"]["value"], 3),

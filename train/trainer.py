@@ -203,7 +203,8 @@ class Trainer:
         pending.result()
         if self._stop:
             return
-        self._validate(stage)
+        if position.step % self.recipe.log.validate_every:  # else it was done after the last step
+            self._validate(stage)
         save_stage_weights(self.run, stage.name, self.networks)
         position.stage += 1
         position.step = 0

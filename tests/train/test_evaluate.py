@@ -13,6 +13,7 @@ import pytest
 from training_cases import drawn_case
 
 from train.evaluate import evaluate_cases, groups_of, score_volume, summarise
+from train.pictures import draw_examples, pick_examples, shown_slice
 from train.report import group_names, markdown_report, report_lines, write_report
 
 
@@ -58,7 +59,7 @@ def test_slices_with_little_brain_do_not_count(cases) -> None:
 
 def test_groups_are_all_centres_and_strata_that_exist(cases) -> None:
     groups = dict(groups_of(evaluate_cases(flat, cases)))
-    assert set(groups) == {"all", "centre A", "centre B", "drop > 4 HU"}
+    assert set(groups) == {"all", "centre A", "centre B", "drop > 4 HU", "lesion > 10 ml", "kind spot"}
     assert len(groups["drop > 4 HU"]) == 5  # the case without a lesion is in no stratum
     assert len(groups["centre A"]) + len(groups["centre B"]) == len(groups["all"])
 
@@ -71,6 +72,26 @@ def test_interval_holds_the_value_and_narrows_with_equal_volumes(cases) -> None:
     assert mse["low"] < mse["value"] < mse["high"]
     equal = summarise(evaluate_cases(truth, cases[:1] * 5), resamples=50)["dwi.brain"]["mse"]
     assert equal["low"] == equal["high"] == 0.0
+
+
+def test_examples_are_chosen_by_rank_and_drawn(tmp_path: Path, cases) -> None:
+    class Truth:
+        description = "truth"
+
+        def predict_case(self, case) -> np.ndarray:
+            return truth(case)
+
+    def worse_with_the_seed(case) -> np.ndarray:
+        noise = np.random.default_rng(0).normal(0.0, 0.2 + 0.4 * case.facts.seed, case.brain.shape)
+        return np.clip(truth(case) + noise, -1, 1).astype(np.float32)
+
+    scores = evaluate_cases(worse_with_the_seed, cases[:4])
+    chosen = pick_examples(scores)
+    assert list(chosen.values()) == [0, 1, 2, 3]
+    assert chosen["no lesion"] == 3
+    assert shown_slice(cases[0]) == int(np.argmax(np.asarray(cases[0].lesion).sum(axis=(1, 2))))
+    path = draw_examples(cases[:4], scores, Truth(), tmp_path / "new" / "examples.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
 
 
 def test_report_is_json_and_has_a_row_a_method(tmp_path: Path, cases) -> None:

@@ -122,8 +122,9 @@ def test_report_goes_on_the_card_with_what_it_misses(tmp_path: Path, run) -> Non
     report = {"data": "phantom", "conventions": "c", "methods": {"jmmda": groups, "constant_in_mask": groups}}
     card = export_run(run[0], tmp_path / "bundle", report=report).card
     assert set(card.metrics["held_out"]["methods"]) == {"jmmda", "constant_in_mask"}
-    value = groups["drop > 4 HU"]["lesion_auc_pooled"]["value"]
-    assert f"{value:.2f} for a lesion with a drop > 4 HU (2 phantom volumes)" in card.description
+    assert set(card.metrics["held_out"]["methods"]["constant_in_mask"]) == {"all", "centre A"}
+    value = groups["kind spot"]["lesion_auc_per_volume"]["value"]
+    assert f"spot {value:.2f} (n = 2)" in card.description
     assert "Not for diagnosis" in card.description
 
 
