@@ -139,13 +139,15 @@ class _Curves:
     """Histograms and single AUCs of the volumes with a lesion."""
 
     def __init__(self, scores: Sequence[VolumeScore]) -> None:
-        self.lesion = np.array([score.histogram.lesion for score in scores], np.int64)
-        self.other = np.array([score.histogram.other for score in scores], np.int64)
+        # Floats multiply by BLAS, and counts below 2^53 stay exact.
+        self.lesion = np.array([score.histogram.lesion for score in scores], np.float64)
+        self.other = np.array([score.histogram.other for score in scores], np.float64)
         self.single = np.array([score.histogram.auc() for score in scores])
 
     def pooled(self, which: NDArray[np.intp]) -> float:
-        times = np.bincount(which, minlength=len(self.single))
-        return ScoreHistogram(times @ self.lesion, times @ self.other).auc()
+        times = np.bincount(which, minlength=len(self.single)).astype(np.float64)
+        lesion, other = (times @ counts for counts in (self.lesion, self.other))
+        return ScoreHistogram(lesion.astype(np.int64), other.astype(np.int64)).auc()
 
     def per_volume(self, which: NDArray[np.intp]) -> float:
         return float(self.single[which].mean())

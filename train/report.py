@@ -9,6 +9,15 @@ from typing import Any
 
 HEADINGS = ("method", "lesion AUC (95 %)", "AUC a volume", "brain MSE", "brain PSNR dB", "brain SSIM", "lesion MSE")
 
+STRATA_HEADINGS = (
+    "phantom volumes with",
+    "n",
+    "lesion AUC pooled (95 %)",
+    "AUC a volume (95 %)",
+    "same, mean image",
+    "lesion MSE",
+)
+
 #: What the methods of a report are, in the order of the page.
 METHOD_WORDS: Mapping[str, str] = {
     "jmmda": "JMMDA-GAN (our reconstruction)",
@@ -76,20 +85,43 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
 
 
 def markdown_report(report: Mapping[str, Any]) -> str:
-    """The tables of a report: conventions, every group against the DWI, and all volumes against the clean DWI."""
+    """The tables of a report: conventions, all volumes and every centre against the DWI, the clean DWI, the strata."""
+    groups = group_names(report)
+    whole = [group for group in groups if group == "all" or group.startswith("centre")]
     parts = [
         f"Digital phantom, not patients. Network: {report['network']}. Conventions: {report['conventions']}.",
         _AUC_WORDS,
     ]
-    for group in group_names(report):
+    for group in whole:
         figures = report["methods"]["jmmda"][group]
         count, sick = figures["n_volumes"], figures["n_lesion_volumes"]
         parts.append(f"### Phantom, {group}: {count} unseen volumes, {sick} with a lesion")
         parts.append(markdown_table(HEADINGS, _worded(report_lines(report, group))))
     parts.append("### Phantom, all, against the clean DWI (no noise, bias, ghost or misregistration)")
     parts.append(markdown_table(HEADINGS, _worded(report_lines(report, "all", "dwi_clean"))))
+    parts.append("### Phantom, by HU drop, volume and kind of the lesion")
+    parts.append(markdown_table(STRATA_HEADINGS, stratum_lines(report, [g for g in groups if g not in whole])))
     parts.append(_frame_words(report["methods"]["jmmda"]["all"]))
     return "\n\n".join(parts) + "\n"
+
+
+def stratum_lines(report: Mapping[str, Any], groups: Sequence[str]) -> list[tuple[str, ...]]:
+    """Rows with the columns `STRATA_HEADINGS`; a control that the report lacks shows a dash."""
+    rows: list[tuple[str, ...]] = []
+    for group in groups:
+        ours = report["methods"]["jmmda"][group]
+        place = report["methods"].get("mean_image", {}).get(group)
+        rows.append(
+            (
+                group,
+                str(ours["n_lesion_volumes"]),
+                _interval(ours["lesion_auc_pooled"], 2),
+                _interval(ours["lesion_auc_per_volume"], 2),
+                "-" if place is None else _text(place["lesion_auc_per_volume"]["value"], 2),
+                _text(ours["dwi.lesion"]["mse"]["value"], 5),
+            )
+        )
+    return rows
 
 
 def _frame_words(figures: Mapping[str, Any]) -> str:

@@ -127,8 +127,6 @@ class Trainer:
         self.device = device
         self.progress: Progress = progress or QuietProgress()
         self.position = Position()
-        # Weights near zero make denormal gradients, on which a CPU is ten times slower.
-        torch.set_flush_denormal(True)
         self.networks = Networks(recipe, device)
         (run / "samples").mkdir(parents=True, exist_ok=True)
         self.log = RunLog(run / "log.jsonl")
@@ -162,9 +160,14 @@ class Trainer:
         self._clock = time.monotonic()
         if not (self.run / CHECKPOINT_NAME).exists():
             self._describe()
-        with ThreadPoolExecutor(1) as loader:
-            while (stage := stage_of(self.recipe, self.position)) is not None and not self._stop:
-                self._run_stage(stage, loader)
+        # Weights near zero make denormal gradients, on which a CPU is ten times slower.
+        torch.set_flush_denormal(True)
+        try:
+            with ThreadPoolExecutor(1) as loader:
+                while (stage := stage_of(self.recipe, self.position)) is not None and not self._stop:
+                    self._run_stage(stage, loader)
+        finally:
+            torch.set_flush_denormal(False)
         save_checkpoint(self.run, self.recipe, self.position, self.networks)
         finished = stage_of(self.recipe, self.position) is None
         minutes = self.position.elapsed_s / 60.0
