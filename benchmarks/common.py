@@ -56,10 +56,10 @@ def machine() -> str:
 
 
 def ct_series(folder: Path) -> tuple[list[Path], str]:
-    """Files of a 28-slice 512x512 head CT: the public test CT where it is at hand, else a phantom in `folder`."""
-    shared = Path(os.environ.get("JMMDA_TEST_DATA", REPOSITORY.parent / "shared" / "data")) / "ge_head_ct"
-    if shared.is_dir():
-        return sorted(shared.glob("*.dcm")), "public head CT (GE, 28 x 512 x 512)"
+    """Files of a 28-slice 512x512 head CT: the public one below JMMDA_TEST_DATA, else a phantom made in `folder`."""
+    public = Path(os.environ.get("JMMDA_TEST_DATA", "/nonexistent")) / "ge_head_ct"
+    if public.is_dir():
+        return sorted(public.glob("*.dcm")), "public head CT (GE, 28 x 512 x 512)"
     from train.data.phantom import generate_case
     from train.data.phantom_dicom import write_ct_series
 
