@@ -25,6 +25,7 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPO
 
 def _commands(page: Path) -> list[str]:
     text = page.read_text()
+    text = re.sub(r"\\\n\s*", " ", text)  # a command may go on after a backslash
     blocks = "\n".join(re.findall(r"^\s*```\w*\n(.*?)^\s*```", text, re.S | re.M))
     inline = re.findall(r"`(jmmda-node [a-z][^`]*)`", text)
     lines = [line.strip() for line in blocks.splitlines() if line.strip().startswith("jmmda-node ")]
