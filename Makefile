@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench wheel clean
+.PHONY: help install demo test check format bench bench-train wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,7 +34,7 @@ $(VENV)/.torch: $(VENV)/.pip
 	@touch $@
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.torch
-	$(PIP) install -q -c constraints.txt --group test --group lint -e .
+	$(PIP) install -q -c constraints.txt --group test --group lint -e '.[train]'
 	@touch $@
 
 install: $(VENV)/.installed ## the virtual environment alone
@@ -56,6 +56,9 @@ check: install ## format, lint, types, import rules, spelling
 format: install ## rewrite the sources to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench-train: install ## images a second of the full training step of `base`, beside the floor measured in the same rounds
+	$(BIN)/python -m benchmarks.train_step
 
 bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
 	$(BIN)/python -m benchmarks.run

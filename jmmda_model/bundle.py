@@ -189,7 +189,7 @@ def make_untrained_bundle(
     contract = contract or PreprocessingContract()
     settings = GeneratorSettings.for_size(
         size,
-        in_channels=len(contract.windows_hu),
+        in_channels=contract.ct_channel_count,
         mask_channels=len(contract.mask_channels),
         mask_output=True,
     )

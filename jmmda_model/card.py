@@ -103,11 +103,10 @@ class BundleCard:
         if not all(math.isfinite(value) for value in self.output_affine):
             raise BundleError("card", "output_affine must be two finite numbers, gain and offset")
         generator, contract = self.generator, self.contract
-        if generator.in_channels != len(contract.windows_hu):
+        if generator.in_channels != contract.ct_channel_count:
             raise BundleError(
                 "card",
-                f"the network takes {generator.in_channels} CT channels, "
-                f"the contract has {len(contract.windows_hu)} windows",
+                f"the network takes {generator.in_channels} CT channels, the contract has {contract.ct_channel_count}",
             )
         if generator.mask_channels != len(contract.mask_channels) or contract.mask_channels[0] != "brain":
             raise BundleError("card", "the contract's mask channels do not fit the network (the first must be 'brain')")

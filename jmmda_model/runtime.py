@@ -39,7 +39,8 @@ class RuntimeUnavailableError(RuntimeError):
     ----------
     code
         ``device`` (absent or failing), ``precision`` (unknown value), ``self_test`` (the device does not
-        reproduce the network) or ``not_finite`` (the network answered with NaN or infinity).
+        reproduce the network), ``not_finite`` (the network answered with NaN or infinity) or ``uncertainty``
+        (the network predicts no scale of its error).
     reason
         One sentence for the administrator.
     """
@@ -166,16 +167,45 @@ class Runtime:
         RuntimeUnavailableError
             ``not_finite`` if the network answers with NaN or infinity.
         """
-        self._check(net_input)
-        result = np.full((len(net_input.ct), *net_input.ct.shape[2:]), BLACK, dtype=np.float32)
-        wanted = np.flatnonzero(net_input.has_brain)
-        report = progress or _ignore
-        report(0, len(wanted))
-        for start in range(0, len(wanted), self._batch):
-            chosen = wanted[start : start + self._batch]
-            result[chosen] = self._synthesise(net_input.ct[chosen], net_input.mask[chosen], self.precision)
-            report(min(start + len(chosen), len(wanted)), len(wanted))
-        return result
+        return self._all_slices(net_input, progress, with_scale=False)[0]
+
+    @property
+    def predicts_scale(self) -> bool:
+        """Whether :meth:`predict_with_scale` is possible with this bundle."""
+        return self.bundle.card.generator.heteroscedastic
+
+    def predict_with_scale(
+        self, net_input: NetworkInput, *, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Synthesise all slices of a volume, with the network's own estimate of its error.
+
+        Parameters
+        ----------
+        net_input, progress
+            As for :meth:`predict`.
+
+        Returns
+        -------
+        tuple of numpy.ndarray
+            What :meth:`predict` returns, and of the same shape the scale b of a Laplace distribution of the
+            error: the expected absolute error, in units of the network's output (whose range is 2). It is
+            mirror-averaged and multiplied by the gain as the prediction is; 0 outside the brain.
+
+        Raises
+        ------
+        ValueError
+            If the input was made with another contract.
+        RuntimeUnavailableError
+            ``uncertainty`` if the bundle's network has no such output; ``not_finite`` as for :meth:`predict`.
+        """
+        if not self.predicts_scale:
+            raise RuntimeUnavailableError(
+                "uncertainty",
+                f"the network of bundle {self.bundle.card.name!r} predicts no scale of its error; "
+                f"use a bundle trained with heteroscedastic = true",
+            )
+        prediction, scale = self._all_slices(net_input, progress, with_scale=True)
+        return prediction, scale
 
     def self_test(self) -> SelfTest:
         """Compare the device with a double-precision computation, and with the record on the card.
@@ -242,25 +272,51 @@ class Runtime:
         settings, grid_px = self.bundle.card.generator, self.bundle.card.contract.grid_px
         self._run(*probe_input(settings.in_channels, settings.mask_channels, batch=1, size_px=grid_px), self.precision)
 
-    def _run(self, ct: FloatArray, mask: FloatArray, precision: Precision) -> FloatArray:
-        """Return the bare output of the network, (B, 1, H, W)."""
+    def _run(self, ct: FloatArray, mask: FloatArray, precision: Precision, *, with_scale: bool = False) -> FloatArray:
+        """Return the bare output of the network (B, 1, H, W); with the scale, (B, 2, H, W)."""
         with torch.inference_mode(), arithmetic(self.device, precision):
-            output = self._generator(self._on_device(ct), self._on_device(mask))
+            inputs = self._on_device(ct), self._on_device(mask)
+            if with_scale:
+                mean, log_scale = self._generator.forward_with_scale(*inputs)
+                output = torch.cat([mean.float(), log_scale.float().exp()], dim=1)
+            else:
+                output = self._generator(*inputs)
             numbers: FloatArray = output.float().cpu().numpy()
         return numbers
 
-    def _synthesise(self, ct: FloatArray, mask: FloatArray, precision: Precision) -> FloatArray:
-        """Return recalibrated slices (B, H, W), black outside the brain."""
-        output = self._run(ct, mask, precision)
+    def _all_slices(
+        self, net_input: NetworkInput, progress: Callable[[int, int], None] | None, *, with_scale: bool
+    ) -> list[FloatArray]:
+        """Return the prediction and, if asked for, the scale, both (S, grid_px, grid_px)."""
+        self._check(net_input)
+        outside = (BLACK, 0.0) if with_scale else (BLACK,)
+        shape = (len(net_input.ct), *net_input.ct.shape[2:])
+        results = [np.full(shape, value, dtype=np.float32) for value in outside]
+        wanted = np.flatnonzero(net_input.has_brain)
+        report = progress or _ignore
+        report(0, len(wanted))
+        for start in range(0, len(wanted), self._batch):
+            chosen = wanted[start : start + self._batch]
+            images = self._synthesise(net_input.ct[chosen], net_input.mask[chosen], with_scale=with_scale)
+            for result, image in zip(results, images, strict=True):
+                result[chosen] = image
+            report(min(start + len(chosen), len(wanted)), len(wanted))
+        return results
+
+    def _synthesise(self, ct: FloatArray, mask: FloatArray, *, with_scale: bool) -> list[FloatArray]:
+        """Return recalibrated slices (B, H, W), black outside the brain, and the scale if asked for."""
+        output = self._run(ct, mask, self.precision, with_scale=with_scale)
         if self.bundle.card.flip_average:
-            mirrored = self._run(ct[..., ::-1], mask[..., ::-1], precision)
+            mirrored = self._run(ct[..., ::-1], mask[..., ::-1], self.precision, with_scale=with_scale)
             output = 0.5 * (output + mirrored[..., ::-1])
         if not np.isfinite(output).all():
             raise RuntimeUnavailableError("not_finite", "the network answered with values that are not finite")
         gain, offset = self.bundle.card.output_affine
-        recalibrated = np.clip(gain * output[:, 0] + offset, -1.0, 1.0)
-        black = np.float32(BLACK)
-        return np.where(mask[:, 0] > 0, recalibrated, black).astype(np.float32, copy=False)
+        brain = mask[:, 0] > 0
+        images = [np.where(brain, np.clip(gain * output[:, 0] + offset, -1.0, 1.0), np.float32(BLACK))]
+        if with_scale:
+            images.append(np.where(brain, abs(gain) * output[:, 1], np.float32(0.0)))
+        return [image.astype(np.float32, copy=False) for image in images]
 
     def _on_device(self, array: FloatArray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)

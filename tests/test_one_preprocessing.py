@@ -15,16 +15,20 @@ from dicom_node.dicom.pixels import pixel_digest
 from dicom_node.dicom.rules import GeometrySettings
 from dicom_node.dicom.values import read_header
 from dicom_node.synthesize.pipeline import load_ct_volume
+from jmmda_model.imaging.context import ct_channels
 from jmmda_model.imaging.contract import PreprocessingContract
 from jmmda_model.imaging.grid import NetworkInput, to_network_grid
-from jmmda_model.imaging.intensity import ct_channels, mask_channels
+from jmmda_model.imaging.intensity import mask_channels
 from jmmda_model.imaging.mask import brain_mask
-from train.data.cache import HU_STEP, CachedCase, CaseKey, build_case
+from train.data.cache import HU_STEP, CachedCase
+from train.data.dataset import case_planes
 from train.data.phantom import generate_case
+from train.data.phantom_cache import CaseKey, build_case
 from train.data.phantom_dicom import write_ct_series
 from train.recipe import DataRecipe
 
-CONTRACT = PreprocessingContract()
+#: With all that a slice can be shown with: neighbours, mirror image, asymmetry.
+CONTRACT = PreprocessingContract(neighbours=1, mirror=True, asymmetry_mm=(7.0, 12.0))
 KEY = CaseKey(split="train", centre="A", seed=4)
 DATA = DataRecipe(train={"A": 1}, validation={}, test={}, matrix=160, n_slices=24)
 
@@ -54,13 +58,23 @@ def _in_same_order(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return found if forward <= backward else found[::-1]
 
 
+def _trained_on(case: CachedCase) -> np.ndarray:
+    return ct_channels(case_planes(case, np.arange(len(case.hu)), CONTRACT), CONTRACT)
+
+
 def test_both_doors_give_the_same_ct_channels(by_training: CachedCase, by_the_node: NetworkInput) -> None:
-    trained_on = ct_channels(by_training.hu_slices(), CONTRACT)
+    trained_on = _trained_on(by_training)
     seen = _in_same_order(by_the_node.ct, trained_on)
     assert seen.dtype == trained_on.dtype == np.float32
+    own = len(CONTRACT.windows_hu) + 2 * CONTRACT.neighbours
     # The cache keeps HU in steps of 1/16; the narrowest window makes that step largest in the channel's unit.
-    narrowest_hu = min(upper - lower for lower, upper in CONTRACT.windows_hu)
-    np.testing.assert_allclose(seen, trained_on, atol=2.0 * (HU_STEP / 2 + 1e-3) / narrowest_hu, rtol=0)
+    narrowest_hu = min(upper - lower for lower, upper in (*CONTRACT.windows_hu, CONTRACT.context_window_hu))
+    atol = 2.0 * (HU_STEP / 2 + 1e-3) / narrowest_hu
+    np.testing.assert_allclose(seen[:, :own], trained_on[:, :own], atol=atol, rtol=0)
+    # Mirror image and asymmetry: the line is found on the mask, which differs by pixels in a flipped stack.
+    brain = np.asarray(by_training.brain) > 0
+    for channel in range(own, CONTRACT.ct_channel_count):
+        assert np.abs(seen[:, channel] - trained_on[:, channel])[brain].mean() < 0.02
 
 
 def test_both_doors_give_the_same_mask_channels(by_training: CachedCase, by_the_node: NetworkInput) -> None:

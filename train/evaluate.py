@@ -1,304 +1,287 @@
-"""Held-out figures of a run or a bundle beside simple controls: lesion AUC, MSE, PSNR and SSIM in three regions.
+"""Held-out figures of a run or a bundle beside simple controls: image and lesion metrics, strata, targets.
 
-Every figure carries a bootstrap interval over volumes, is given against the measured DWI and against the clean one
-(no noise, bias, ghost or misregistration), and is stratified by how much the lesion lowers the HU. All of it is
-measured on the digital phantom, and every report says so.
+Every pooled figure carries a bootstrap interval over volumes and is given against the measured DWI and, on phantoms,
+against the clean one (no noise, bias, ghost or misregistration). A report says what its data are: ``phantom``, or the
+layout that patients were read from.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from jmmda_model.imaging.contract import PreprocessingContract
-from train.controls import Control, fit_controls
-from train.data.cache import CachedCase, build_cache, load_split
+from train.data.cache import CachedCase
+from train.evaluation.cases import GRID_KEYS, EvaluationCases, EvaluationError, open_cases
+from train.evaluation.groups import KIND_PREFIX, SIZES, STRATA, groups_of, is_whole
+from train.evaluation.lesions import DETECTED_SHARE, MIN_COMPONENT_ML
+from train.evaluation.methods import Yardstick, compare_methods, evaluate_cases
+from train.evaluation.scoring import MIN_BRAIN_FRACTION, VolumeScore, score_volume
+from train.evaluation.summary import RESAMPLES, summarise, truths_of
+from train.evaluation.targets import NETWORK, OTHER_PREFIX, ratios_of, targets_of
 from train.fit import read_run
-from train.metrics import SSIM_RADIUS as _EDGE
-from train.metrics import ScoreHistogram, bootstrap, mse_paper, psnr_db, ssim_map, to_unit
+from train.metrics import MS_SSIM_BETAS, SSIM_RADIUS, SSIM_SIGMA
 from train.predict import Predictor, bundle_predictor, weights_predictor
 from train.recipe import Recipe, generator_settings
 from train.state import averaged_weights
 
-#: Slices count from this share of brain in the frame on.
-MIN_BRAIN_FRACTION = 0.05
-#: Strata by the mean drop of HU in the lesion.
-STRATA: Mapping[str, tuple[float, float]] = {
-    "drop < 2 HU": (0.0, 2.0),
-    "drop 2-4 HU": (2.0, 4.0),
-    "drop > 4 HU": (4.0, float("inf")),
-}
-#: Strata by lesion volume.
-SIZES: Mapping[str, tuple[float, float]] = {
-    "lesion < 1 ml": (0.0, 1.0),
-    "lesion 1-10 ml": (1.0, 10.0),
-    "lesion > 10 ml": (10.0, float("inf")),
-}
-#: Groups by lesion kind are named with this before the kind.
-KIND_PREFIX = "kind "
-REGIONS = ("frame", "brain", "lesion")
+if TYPE_CHECKING:
+    from train.segmenter import Segmenter
+
+__all__ = [
+    "KIND_PREFIX",
+    "SIZES",
+    "STRATA",
+    "Evaluation",
+    "EvaluationError",
+    "EvaluationOptions",
+    "Subject",
+    "VolumeScore",
+    "evaluate",
+    "evaluate_cases",
+    "evaluate_subject",
+    "groups_of",
+    "open_subject",
+    "score_volume",
+    "summarise",
+]
+
+#: Layout of a report.
+REPORT_SCHEMA = 2
+#: Where phantoms are kept for a bundle, which has no run folder.
+DEFAULT_CACHE = Path("phantom-cache")
 
 
 @dataclass(frozen=True, slots=True)
-class Moments:
-    """Sums of one region of one volume: pixels, squared errors, and SSIM values over their own pixels."""
-
-    pixels: int
-    squared: float
-    ssim_pixels: int
-    ssim: float
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeScore:
-    """What is kept of one predicted volume.
+class EvaluationOptions:
+    """Choices of one evaluation.
 
     Attributes
     ----------
-    centre : str
-        Of the phantom patient.
-    hu_drop, lesion_ml : float
-        Of its lesion; ``lesion_ml`` 0 without one.
-    lesion_kind : str
-        Vessel territory or kind, as the phantom names it.
-    histogram : ScoreHistogram
-        Predicted levels inside and outside the lesion, in brain.
-    against : Mapping[str, Mapping[str, Moments]]
-        ``dwi`` and ``dwi_clean`` -> region -> sums.
+    cache_root : Path or None
+        Where phantom volumes are kept, or the prepared folder; default the run's or the recipe's.
+    volumes : int or None
+        At most this many test volumes a centre.
+    centres : tuple of str
+        Only these test centres; empty for all.
+    segmenter : Path or None
+        Weights of a segmenter trained on measured DWI (``train segmenter``).
+    workers : int
+        Processes for the controls.
+    resamples : int
+        Bootstrap draws.
     """
 
-    centre: str
-    hu_drop: float
-    lesion_ml: float
-    lesion_kind: str
-    histogram: ScoreHistogram
-    against: Mapping[str, Mapping[str, Moments]]
+    cache_root: Path | None = None
+    volumes: int | None = None
+    centres: tuple[str, ...] = ()
+    segmenter: Path | None = None
+    workers: int = 1
+    resamples: int = RESAMPLES
 
 
-def score_volume(case: CachedCase, prediction: NDArray[np.float32]) -> VolumeScore:
-    """Score one prediction (S, H, W) in [-1, 1] on the slices that hold enough brain."""
-    brain = np.asarray(case.brain) > 0
-    frame = brain.shape[1] * brain.shape[2]
-    rows = np.flatnonzero(np.count_nonzero(brain, axis=(1, 2)) >= MIN_BRAIN_FRACTION * frame)
-    lesion, brain = np.asarray(case.lesion[rows]) > 0, brain[rows]
-    ours = to_unit(prediction[rows])
-    regions = {"frame": np.ones_like(brain), "brain": brain, "lesion": lesion}
-    against = {}
-    for name, clean in (("dwi", False), ("dwi_clean", True)):
-        truth = to_unit(case.target_slices(rows, clean=clean))
-        squared = (ours - truth) ** 2
-        similar = np.stack([ssim_map(a, b) for a, b in zip(ours, truth, strict=True)])
-        against[name] = {region: _moments(squared, similar, where) for region, where in regions.items()}
-    facts = case.facts
-    histogram = ScoreHistogram.of(ours, lesion, brain)
-    return VolumeScore(facts.centre, facts.hu_drop, facts.lesion_ml, facts.lesion_kind, histogram, against)
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """A report and what it was made from, for tables and pictures.
 
-
-def _moments(squared: NDArray[np.float64], similar: NDArray[np.float64], where: NDArray[np.bool_]) -> Moments:
-    inner = where[:, _EDGE:-_EDGE, _EDGE:-_EDGE]
-    return Moments(
-        int(np.count_nonzero(where)),
-        float(squared[where].sum()),
-        int(np.count_nonzero(inner)),
-        float(similar[:, _EDGE:-_EDGE, _EDGE:-_EDGE][inner].sum()),
-    )
-
-
-class _Sums:
-    """Sums of one truth and region over volumes, as arrays, so that a bootstrap only adds numbers."""
-
-    def __init__(self, scores: Sequence[VolumeScore], truth: str, region: str) -> None:
-        moments = [score.against[truth][region] for score in scores]
-        self.pixels = np.array([moment.pixels for moment in moments], np.float64)
-        self.squared = np.array([moment.squared for moment in moments])
-        self.ssim_pixels = np.array([moment.ssim_pixels for moment in moments], np.float64)
-        self.similar = np.array([moment.ssim for moment in moments])
-
-    def mse(self, which: NDArray[np.intp]) -> float:
-        return _ratio(self.squared[which].sum(), self.pixels[which].sum())
-
-    def psnr(self, which: NDArray[np.intp]) -> float:
-        return psnr_db(self.mse(which))
-
-    def ssim(self, which: NDArray[np.intp]) -> float:
-        return _ratio(self.similar[which].sum(), self.ssim_pixels[which].sum())
-
-
-def _ratio(total: float, count: float) -> float:
-    return float(total / count) if count else float("nan")
-
-
-class _Curves:
-    """Histograms and single AUCs of the volumes with a lesion."""
-
-    def __init__(self, scores: Sequence[VolumeScore]) -> None:
-        # Floats multiply by BLAS, and counts below 2^53 stay exact.
-        self.lesion = np.array([score.histogram.lesion for score in scores], np.float64)
-        self.other = np.array([score.histogram.other for score in scores], np.float64)
-        self.single = np.array([score.histogram.auc() for score in scores])
-
-    def pooled(self, which: NDArray[np.intp]) -> float:
-        times = np.bincount(which, minlength=len(self.single)).astype(np.float64)
-        lesion, other = (times @ counts for counts in (self.lesion, self.other))
-        return ScoreHistogram(lesion.astype(np.int64), other.astype(np.int64)).auc()
-
-    def per_volume(self, which: NDArray[np.intp]) -> float:
-        return float(self.single[which].mean())
-
-
-def summarise(scores: Sequence[VolumeScore], *, resamples: int = 500) -> dict[str, Any]:
-    """Figures of a group of volumes with bootstrap intervals, as plain values.
-
-    Returns
-    -------
-    dict
-        ``n_volumes``, ``n_lesion_volumes``, ``brain_fraction``, ``lesion_auc_pooled``, ``lesion_auc_per_volume`` and,
-        for each truth and region, ``mse``, ``psnr_db``, ``ssim``; each an interval of `Interval.to_json`.
+    Attributes
+    ----------
+    report : dict
+        JSON-serialisable.
+    methods : Mapping[str, list[VolumeScore]]
+        Scores of every method in the order of the cases.
+    cases : tuple of CachedCase
+        Test volumes.
+    predictor : Predictor
+        The network that was scored.
     """
-    sick = [score for score in scores if score.histogram.lesion.any()]
 
-    def interval(figure: Callable[[NDArray[np.intp]], float], count: int) -> dict[str, float | int | None]:
-        return bootstrap(figure, count, resamples=resamples).to_json()
+    report: dict[str, Any]
+    methods: Mapping[str, list[VolumeScore]]
+    cases: tuple[CachedCase, ...]
+    predictor: Predictor
 
-    curves = _Curves(sick)
-    figures: dict[str, Any] = {
-        "n_volumes": len(scores),
-        "n_lesion_volumes": len(sick),
-        "brain_fraction": _brain_fraction(scores),
-        "lesion_auc_pooled": interval(curves.pooled, len(sick)),
-        "lesion_auc_per_volume": interval(curves.per_volume, len(sick)),
+
+def fixed_settings(yardstick: Yardstick, resamples: int) -> dict[str, Any]:
+    """The settings behind every figure of a report."""
+    return {
+        "values": "[0, 1], prediction clipped, one channel",
+        "scored_slices": f"brain >= {100 * MIN_BRAIN_FRACTION:.0f} % of the frame",
+        "ssim": {"window": 2 * SSIM_RADIUS + 1, "sigma": SSIM_SIGMA, "data_range": 1, "covariance": "population"},
+        "ms_ssim_exponents": list(MS_SSIM_BETAS),
+        "nrmse": "root of summed squared error over summed squared truth",
+        "psnr": "10 log10(1 / MSE), capped at 100 dB; pooled figures use the pooled MSE",
+        "bootstrap": {"unit": "volume", "resamples": resamples, "seed": 0, "interval": "2.5 to 97.5 %"},
+        "pixel_mm": yardstick.contract.grid_spacing_mm,
+        "bright_level": yardstick.bright_level,
+        "lesion": f"connected component (26 neighbours) of >= {MIN_COMPONENT_ML} ml",
+        "detected": f">= {100 * DETECTED_SHARE:.0f} % of a lesion's voxels marked",
     }
-    for truth in ("dwi", "dwi_clean"):
-        for region in REGIONS:
-            sums = _Sums(scores, truth, region)
-            figures[f"{truth}.{region}"] = {
-                "mse": interval(sums.mse, len(scores)),
-                "psnr_db": interval(sums.psnr, len(scores)),
-                "ssim": interval(sums.ssim, len(scores)),
-            }
-    frame = figures["dwi.frame"]["mse"]["value"]
-    figures["mse_paper_convention"] = None if frame is None else mse_paper(frame)
-    return figures
 
 
-def _brain_fraction(scores: Sequence[VolumeScore]) -> float | None:
-    frame = sum(score.against["dwi"]["frame"].pixels for score in scores)
-    return sum(score.against["dwi"]["brain"].pixels for score in scores) / frame if frame else None
-
-
-def groups_of(scores: Sequence[VolumeScore]) -> Iterator[tuple[str, list[VolumeScore]]]:
-    """All volumes, each centre, and each stratum of HU drop, lesion volume and lesion kind that has volumes."""
-    yield "all", list(scores)
-    for centre in sorted({score.centre for score in scores}):
-        yield f"centre {centre}", [score for score in scores if score.centre == centre]
-    sick = [score for score in scores if score.lesion_ml > 0]
-    strata = [(name, [score for score in sick if low <= score.hu_drop < high]) for name, (low, high) in STRATA.items()]
-    strata += [
-        (name, [score for score in sick if low <= score.lesion_ml < high]) for name, (low, high) in SIZES.items()
-    ]
-    for kind in sorted({score.lesion_kind for score in sick}):
-        strata.append((f"{KIND_PREFIX}{kind}", [score for score in sick if score.lesion_kind == kind]))
-    yield from ((name, group) for name, group in strata if group)
-
-
-def evaluate_cases(
-    predict: Callable[[CachedCase], NDArray[np.float32]],
-    cases: Sequence[CachedCase],
-    progress: Callable[[int, int], None] | None = None,
-) -> list[VolumeScore]:
-    """Predict and score every case, in order."""
-    scores = []
-    for number, case in enumerate(cases, start=1):
-        scores.append(score_volume(case, predict(case)))
-        if progress:
-            progress(number, len(cases))
-    return scores
-
-
-def control_scores(
-    training: Sequence[CachedCase], cases: Sequence[CachedCase], contract: PreprocessingContract
-) -> dict[str, list[VolumeScore]]:
-    """Scores of every simple control, fitted on the training cases."""
-
-    def apply(control: Control, case: CachedCase) -> NDArray[np.float32]:
-        return control(case.hu_slices(), np.asarray(case.brain) > 0)
-
-    controls = fit_controls(training, contract)
-    return {name: evaluate_cases(partial(apply, control), cases) for name, control in controls.items()}
+def conventions_words(settings: Mapping[str, Any]) -> str:
+    """The fixed settings in one sentence."""
+    ssim = settings["ssim"]
+    return (
+        f"values on [0, 1]; slices with {settings['scored_slices']}; SSIM {ssim['window']} taps, "
+        f"sigma {ssim['sigma']}, data range 1"
+    )
 
 
 def evaluate(
     recipe: Recipe,
     contract: PreprocessingContract,
-    cache_root: Path,
+    cases: EvaluationCases,
     predictor: Predictor,
-    *,
-    volumes: int | None = None,
-    picture: Path | None = None,
+    options: EvaluationOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
-    """Held-out report of a predictor on the test volumes of a recipe, with the controls beside it.
+    *,
+    others: Sequence[Predictor] = (),
+) -> Evaluation:
+    """Held-out report of a predictor, with the measured DWI and the controls beside it.
 
     Parameters
     ----------
     recipe : Recipe
-        Names the test volumes, and the training volumes on which the controls are fitted.
+        Names the data.
     contract : PreprocessingContract
         Grid and target scale.
-    cache_root : Path
-        Where volumes are, or are made.
+    cases : EvaluationCases
+        Test and training volumes.
     predictor : Predictor
         The network under test.
-    volumes : int, optional
-        Take only this many test volumes a centre.
-    picture : Path, optional
-        Draw examples here (PNG), chosen by rule.
+    options : EvaluationOptions, optional
+        Choices.
     progress : callable, optional
-        Called with (done, total) after each predicted volume.
+        Called with (done, total) after each scored volume.
+    others : sequence of Predictor
+        Networks to score beside it, on the same volumes and under the same bootstrap draws.
 
-    Returns
-    -------
-    dict
-        JSON-serialisable: ``data`` ("phantom"), settings of the figures, and ``methods`` -> group -> figures.
+    Raises
+    ------
+    train.segmenter.SegmenterError
+        When the segmenter is not usable.
     """
-    data = recipe.data
-    if volumes is not None:
-        data = dataclasses.replace(data, test={centre: min(volumes, n) for centre, n in data.test.items()})
-    cache = build_cache(cache_root, data, contract, splits=("train", "test"))
-    cases = load_split(cache, data, "test")
-    methods = {"jmmda": evaluate_cases(predictor.predict_case, cases, progress)}
-    if picture is not None:
-        from train.pictures import draw_examples
-
-        draw_examples(cases, methods["jmmda"], predictor, picture)
-    methods |= control_scores(load_split(cache, data, "train"), cases, contract)
-    return {
-        "data": "phantom",
+    options = options or EvaluationOptions()
+    segmenter = _segmenter(options.segmenter)
+    times = [time.monotonic()]
+    yardstick = Yardstick.fit(cases.training, contract)
+    times.append(time.monotonic())
+    methods = compare_methods(
+        predictor,
+        cases.test,
+        yardstick,
+        segmenter=segmenter,
+        workers=options.workers,
+        others={f"{OTHER_PREFIX}{other.description}": other.predict_case for other in others},
+        progress=progress,
+    )
+    times.append(time.monotonic())
+    report = {
+        "schema": REPORT_SCHEMA,
+        "data": cases.source,
         "recipe": recipe.name,
         "network": predictor.description,
-        "conventions": "values on [0, 1]; slices with brain >= 5 % of the frame; SSIM 11 taps, sigma 1.5, data range 1",
-        "methods": {
-            name: {group: summarise(chosen) for group, chosen in groups_of(scores)} for name, scores in methods.items()
-        },
+        "detectors": _detector_words(yardstick, segmenter),
+        "centres_trained": list(cases.trained_centres),
+        "n_training_volumes": len(cases.training),
+        **_figures(methods, fixed_settings(yardstick, options.resamples), cases),
     }
+    times.append(time.monotonic())
+    names = ("fit_controls", "predict_and_score", "summarise")
+    report["seconds"] = {name: round(b - a, 1) for name, a, b in zip(names, times[:-1], times[1:], strict=True)}
+    return Evaluation(report, methods, cases.test, predictor)
+
+
+def _figures(
+    methods: Mapping[str, list[VolumeScore]], settings: Mapping[str, Any], cases: EvaluationCases
+) -> dict[str, Any]:
+    """Everything in a report that follows from the scores."""
+    resamples = settings["bootstrap"]["resamples"]
+    figures = {
+        name: {
+            group: summarise(chosen, resamples=resamples, detail=is_whole(group)) for group, chosen in groups_of(scores)
+        }
+        for name, scores in methods.items()
+    }
+    centres = sorted({case.facts.centre for case in cases.test})
+    ratios = ratios_of(methods, centres)
+    phantom = cases.source == "phantom"
+    return {
+        "conventions": conventions_words(settings),
+        "settings": dict(settings),
+        "truths": list(truths_of(methods[NETWORK])),
+        "centres": centres,
+        "methods": figures,
+        "mse_to_best_control": ratios,
+        "targets": targets_of(figures[NETWORK], ratios, cases.trained_centres, centres) if phantom else [],
+    }
+
+
+def _segmenter(file: Path | None) -> Segmenter | None:
+    if file is None:
+        return None
+    from train.segmenter import load_segmenter
+
+    return load_segmenter(file)
+
+
+def _detector_words(yardstick: Yardstick, segmenter: Segmenter | None) -> dict[str, str]:
+    words = {}
+    if yardstick.bright_level is not None:
+        words["bright"] = (
+            f"brain whose Gaussian mean (sigma {SSIM_SIGMA} px) reaches {yardstick.bright_level:.3f} of the scale, the "
+            "level with the best Dice on measured DWI of training volumes"
+        )
+    if segmenter is not None:
+        dice = segmenter.card.dice.get("lesion")
+        held_out = "" if dice is None else f", lesion Dice {dice:.2f} on held-out measured DWI"
+        words["segmenter"] = f"small U-Net trained on measured DWI of the training split{held_out}"
+    return words
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A network to evaluate: what predicts, its contract, and for a run its recipe and where its volumes are."""
+
+    predictor: Predictor
+    contract: PreprocessingContract
+    recipe: Recipe | None = None
+    cache_root: Path | None = None
+
+
+def open_subject(name: str) -> Subject:
+    """Open a run folder, a bundle folder or a bundle by name.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the run has no checkpoint.
+    jmmda_model.bundle.BundleError
+        When the bundle is not usable.
+    """
+    folder = Path(name)
+    if not (folder / "recipe.json").exists():
+        bundle = bundle_predictor(name)
+        return Subject(bundle, bundle.contract)
+    recipe, data = read_run(folder)
+    settings = generator_settings(recipe.generator)
+    predictor = weights_predictor(settings, averaged_weights(folder), data.contract, f"run {recipe.name}")
+    root = data.cache if recipe.data.source == "prepared" else data.cache.parent
+    return Subject(predictor, data.contract, recipe, root)
 
 
 def evaluate_subject(
     subject: str,
     recipe: Recipe | None = None,
-    *,
-    cache_root: Path | None = None,
-    volumes: int | None = None,
-    picture: Path | None = None,
+    options: EvaluationOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> dict[str, Any]:
+    *,
+    beside: Sequence[str] = (),
+) -> Evaluation:
     """Evaluate a run folder, a bundle folder or a bundle by name.
 
     Parameters
@@ -307,32 +290,36 @@ def evaluate_subject(
         Folder or name.
     recipe : Recipe, optional
         Names the test volumes; needed for a bundle, a run has its own.
-    cache_root : Path, optional
-        Where volumes are kept; default the run's, or ``phantom-cache`` below the working folder for a bundle.
-    volumes, picture, progress
-        As for `evaluate`.
+    options : EvaluationOptions, optional
+        Choices; phantoms of a bundle are kept in ``phantom-cache`` below the working folder by default.
+    progress : callable, optional
+        Called with (done, total) after each scored volume.
+    beside : sequence of str
+        Runs or bundles to score beside it on the same volumes.
 
     Raises
     ------
-    ValueError
-        When a bundle is given without a recipe.
-    FileNotFoundError
-        When the run has no checkpoint.
-    jmmda_model.bundle.BundleError
-        When the bundle is not usable.
+    EvaluationError
+        ``no_recipe`` when a bundle is given without a recipe, ``contract`` when a network beside it has another grid
+        or target scale, and as `open_cases`.
+    FileNotFoundError, jmmda_model.bundle.BundleError
+        As `open_subject`.
     """
-    folder = Path(subject)
-    if (folder / "recipe.json").exists():
-        own, data = read_run(folder)
-        predictor = weights_predictor(
-            generator_settings(own.generator), averaged_weights(folder), data.contract, f"run {own.name}"
-        )
-        root = cache_root or data.cache.parent
-        return evaluate(
-            recipe or own, data.contract, root, predictor, volumes=volumes, picture=picture, progress=progress
-        )
-    predictor = bundle_predictor(subject)
-    if recipe is None:
-        raise ValueError("a bundle does not name test volumes: give --recipe")
-    root = cache_root or Path("phantom-cache")
-    return evaluate(recipe, predictor.contract, root, predictor, volumes=volumes, picture=picture, progress=progress)
+    options = options or EvaluationOptions()
+    opened = open_subject(subject)
+    others = [open_subject(name) for name in beside]
+    for other in others:
+        if any(getattr(other.contract, key) != getattr(opened.contract, key) for key in GRID_KEYS):
+            raise EvaluationError("contract", "networks are compared on one grid: these have different contracts")
+    wanted = recipe or opened.recipe
+    if wanted is None:
+        raise EvaluationError("no_recipe", "a bundle does not name test volumes: give --recipe")
+    root = options.cache_root or prepared_folder(wanted) or opened.cache_root or DEFAULT_CACHE
+    cases = open_cases(wanted.data, opened.contract, root, volumes=options.volumes, centres=options.centres)
+    predictors = [other.predictor for other in others]
+    return evaluate(wanted, opened.contract, cases, opened.predictor, options, progress, others=predictors)
+
+
+def prepared_folder(recipe: Recipe) -> Path | None:
+    """Prepared folder that a recipe names; None for phantoms."""
+    return Path(recipe.data.folder) if recipe.data.source == "prepared" and recipe.data.folder else None

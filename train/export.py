@@ -1,12 +1,13 @@
 """From a run to a model bundle: output recalibration, what the modules learnt, held-out figures, card.
 
-The card states in words that the weights never saw a patient, what was measured on unseen phantoms, the controls
-beside it, and what the network misses.
+The card states in words what the weights were trained on (and, for phantoms, that they never saw a patient), what was
+measured on unseen volumes, the controls beside it, and what the network misses.
 """
 
 from __future__ import annotations
 
 import datetime
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.cache import CachedCase, load_split
-from train.evaluate import KIND_PREFIX
-from train.fit import read_run
+from train.data.cache import CachedCase
+from train.evaluation.groups import KIND_PREFIX
+from train.fit import load_cases, read_run
 from train.predict import NetworkPredictor, weights_predictor
 from train.recipe import Recipe, generator_settings
 from train.runlog import RunLog
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
 
 #: A kind of lesion with a lower AUC in a single volume counts as missed; 0.5 is chance.
 MISSED_AUC = 0.7
+#: Network under test in a report.
+NETWORK = "jmmda"
+_ORIGIN = {
+    "phantom": "Trained on a digital phantom: it shows that the pipeline works and says nothing about patients.",
+    "prepared": "Trained on a prepared archive; the figures hold for its patients and scanners only.",
+}
 #: Slices of validation on which the modules are probed.
 _PROBE_SLICES = 12
 
@@ -119,11 +126,27 @@ def _probe_inputs(predictor: NetworkPredictor, cases: Sequence[CachedCase]) -> t
     return torch.cat([pair[0] for pair in pairs]), torch.cat([pair[1] for pair in pairs])
 
 
-def training_words(recipe: Recipe) -> str:
-    """The training data in words; the word phantom marks the bundle in every label."""
-    counts = ", ".join(f"{number} of centre {centre}" for centre, number in sorted(recipe.data.train.items()))
-    total = sum(recipe.data.train.values())
-    return f"digital phantom only, no patient data: {total} generated CT/DWI volumes ({counts})"
+def training_words(recipe: Recipe, cases: Sequence[CachedCase]) -> str:
+    """The training data in words; the word phantom marks the bundle in every label.
+
+    Parameters
+    ----------
+    recipe : Recipe
+        Of the run.
+    cases : sequence of CachedCase
+        Training cases, counted for prepared data; phantoms are counted by the recipe.
+    """
+    if recipe.data.source == "phantom":
+        total = sum(recipe.data.train.values())
+        words = _counted(recipe.data.train)
+        return f"digital phantom only, no patient data: {total} generated CT/DWI volumes ({words})"
+    layouts = ", ".join(sorted({case.facts.source for case in cases}))
+    words = _counted(Counter(case.facts.centre for case in cases))
+    return f"{len(cases)} paired CT/DWI volumes prepared from {layouts} ({words})"
+
+
+def _counted(numbers: Mapping[str, int]) -> str:
+    return ", ".join(f"{number} of centre {centre}" for centre, number in sorted(numbers.items()))
 
 
 def run_words(run: Path, recipe: Recipe) -> dict[str, Any]:
@@ -143,33 +166,37 @@ def run_words(run: Path, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def report_summary(report: Mapping[str, Any] | None) -> dict[str, Any]:
+def report_summary(report: Mapping[str, Any] | None, source: str) -> dict[str, Any]:
     """The figures of a report that a card carries: the network in every group, the controls over all and by centre."""
     if report is None:
-        return {"data": "phantom", "note": "no held-out report was given to this export"}
+        return {"data": source, "note": "no held-out report was given to this export"}
     methods = {
         method: {
             group: _card_figures(figures)
             for group, figures in groups.items()
-            if method == "jmmda" or group == "all" or group.startswith("centre")
+            if method == NETWORK or group == "all" or group.startswith("centre")
         }
         for method, groups in report["methods"].items()
     }
-    return {"data": report["data"], "conventions": report["conventions"], "methods": methods}
+    kept = {name: report[name] for name in ("targets", "mse_to_best_control") if report.get(name)}
+    return {"data": report["data"], "conventions": report["conventions"], "methods": methods, **kept}
 
 
 def _card_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+    brain = figures["dwi.brain"]
+    chosen = {
         "n_volumes": figures["n_volumes"],
         "n_lesion_volumes": figures["n_lesion_volumes"],
         "lesion_auc_pooled": figures["lesion_auc_pooled"],
         "lesion_auc_per_volume": figures["lesion_auc_per_volume"],
-        "brain_mse": figures["dwi.brain"]["mse"],
-        "brain_psnr_db": figures["dwi.brain"]["psnr_db"],
-        "brain_ssim": figures["dwi.brain"]["ssim"],
+        "brain_mse": brain["mse"],
+        "brain_psnr_db": brain["psnr_db"],
+        "brain_ssim": brain["ssim"],
         "lesion_mse": figures["dwi.lesion"]["mse"],
-        "brain_mse_clean": figures["dwi_clean.brain"]["mse"],
     }
+    if "dwi_clean.brain" in figures:
+        chosen["brain_mse_clean"] = figures["dwi_clean.brain"]["mse"]
+    return chosen
 
 
 def misses_words(report: Mapping[str, Any] | None) -> str:
@@ -177,11 +204,13 @@ def misses_words(report: Mapping[str, Any] | None) -> str:
     if report is None:
         return "What it misses was not measured by this export."
     found: dict[str, list[str]] = {"missed": [], "seen": []}
-    for name, figures in report["methods"]["jmmda"].items():
+    for name, figures in report["methods"][NETWORK].items():
         value = figures["lesion_auc_per_volume"]["value"]
         if name.startswith(KIND_PREFIX) and value is not None:
             words = f"{name.removeprefix(KIND_PREFIX)} {value:.2f} (n = {figures['n_lesion_volumes']})"
             found["missed" if value < MISSED_AUC else "seen"].append(words)
+    if not any(found.values()):
+        return "What it misses, by kind of lesion, is not known: the volumes have no kinds."
     parts = [
         "Mean voxel-wise lesion AUC in a single unseen phantom, by kind of lesion.",
         f"Missed or nearly so (below {MISSED_AUC}): {', '.join(found['missed']) or 'none'}.",
@@ -224,6 +253,8 @@ def export_run(
     ------
     FileNotFoundError
         When the run has no checkpoint or has not finished that stage.
+    train.state.TrainingError
+        When its data are gone or its checkpoint is damaged.
     jmmda_model.bundle.BundleError
         When the bundle cannot be written.
     """
@@ -236,25 +267,23 @@ def export_run(
     stored = {key: value.half().float() for key, value in weights.items()}
     predictor = weights_predictor(settings, stored, data.contract, recipe.name)
     predictor.flip_average = flip_average
-    cases = load_split(data.cache, recipe.data, "validation")[:max_cases]
+    cases = load_cases(recipe.data, data.cache, "validation")[:max_cases]
+    training = load_cases(recipe.data, data.cache, "train")
     affine = fit_affine(predictor, cases)
     modules = probe_modules(predictor, cases)
     card = BundleCard(
         name=name or recipe.name,
         generator=settings,
         contract=data.contract,
-        training_data=training_words(recipe),
+        training_data=training_words(recipe, training),
         trained=True,
         output_affine=affine,
         flip_average=flip_average,
-        description=(
-            f"{recipe.description}. Trained on a digital phantom: it shows that the pipeline works and says nothing "
-            f"about patients. Not for diagnosis. {misses_words(report)}"
-        ),
+        description=f"{recipe.description}. {_ORIGIN[recipe.data.source]} Not for diagnosis. {misses_words(report)}",
         metrics={
             "run": run_words(run, recipe) | {"weights": f"end of stage {stage}" if stage else "newest checkpoint"},
             "modules": {**asdict(modules), "afw_deviation": list(modules.afw_deviation)},
-            "held_out": report_summary(report),
+            "held_out": report_summary(report, recipe.data.source),
         },
         licence="MIT",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

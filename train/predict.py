@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from jmmda_model.imaging.context import ct_channels
 from jmmda_model.imaging.contract import PreprocessingContract
-from jmmda_model.imaging.intensity import ct_channels, mask_channels
+from jmmda_model.imaging.intensity import mask_channels
 from jmmda_model.network.generator import Generator, build_generator
 from jmmda_model.network.settings import GeneratorSettings
 from train.data.cache import CachedCase
+from train.data.dataset import case_asymmetry, case_planes
 
 _BATCH = 4
 
@@ -73,9 +75,11 @@ class NetworkPredictor:
         """What predicts, in words, for reports."""
         return self._description
 
-    def inputs(self, case: CachedCase, rows: NDArray[np.intp]) -> tuple[Tensor, Tensor]:
-        """CT (n, windows, H, W) and mask (n, channels, H, W) of some slices, from the same functions the node uses."""
-        ct = ct_channels(case.hu_slices(rows), self.contract)
+    def inputs(
+        self, case: CachedCase, rows: NDArray[np.intp], asymmetry: NDArray[np.float32] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """CT (n, channels, H, W) and mask (n, channels, H, W) of some slices, from the same functions the node uses."""
+        ct = ct_channels(case_planes(case, rows, self.contract, asymmetry), self.contract)
         mask = mask_channels(np.asarray(case.brain[rows]), self.contract)
         return torch.from_numpy(ct).to(self.device), torch.from_numpy(mask).to(self.device)
 
@@ -93,9 +97,10 @@ class NetworkPredictor:
         output = np.full(brain.shape, -1.0, np.float32)
         rows = np.flatnonzero(brain.any(axis=(1, 2)))
         gain, offset = self.affine
+        sides = case_asymmetry(case, self.contract)
         for chosen in np.array_split(rows, max(1, -(-len(rows) // _BATCH))):
             if chosen.size:
-                output[chosen] = np.clip(self.raw(*self.inputs(case, chosen)) * gain + offset, -1.0, 1.0)
+                output[chosen] = np.clip(self.raw(*self.inputs(case, chosen, sides)) * gain + offset, -1.0, 1.0)
         return np.where(brain, output, np.float32(-1.0)).astype(np.float32)
 
 

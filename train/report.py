@@ -1,80 +1,48 @@
-"""Reports of `train.evaluate` as JSON, table rows and the page docs/results.md: no figure is copied by hand."""
+"""Reports of `train.evaluate` as JSON, CSV and the page docs/results.md."""
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-HEADINGS = ("method", "lesion AUC (95 %)", "AUC a volume", "brain MSE", "brain PSNR dB", "brain SSIM", "lesion MSE")
+import numpy as np
 
-STRATA_HEADINGS = (
-    "phantom volumes with",
-    "n",
-    "lesion AUC pooled (95 %)",
-    "AUC a volume (95 %)",
-    "same, mean image",
-    "lesion MSE",
+from train.evaluation.scoring import METRICS, REGIONS, VolumeScore
+from train.evaluation.summary import patient_mean
+from train.report_tables import (
+    AUC_WORDS,
+    HEADINGS,
+    STRATA_HEADINGS,
+    data_words,
+    group_names,
+    is_phantom,
+    report_lines,
+    stratum_lines,
+    tables_of,
 )
 
-#: What the methods of a report are, in the order of the page.
-METHOD_WORDS: Mapping[str, str] = {
-    "jmmda": "JMMDA-GAN (our reconstruction)",
-    "hu_polynomial": "control: HU polynomial at two scales + depth",
-    "hu_lookup": "control: smoothed HU lookup",
-    "mean_image": "control: mean training image",
-    "constant_in_mask": "control: constant in mask",
-    "identity_window": "control: CT window shown as DWI",
-    "histogram_match": "control: histogram match",
-}
-
-
-_AUC_WORDS = (
-    "Intervals: bootstrap over volumes, 95 %. AUC: chance that a lesion voxel is brighter than other brain, all "
-    "volumes pooled; knowing where lesions tend to lie is enough for more than 0.5, see the mean training image."
-)
+__all__ = [
+    "HEADINGS",
+    "STRATA_HEADINGS",
+    "data_words",
+    "group_names",
+    "markdown_report",
+    "markdown_table",
+    "opening_words",
+    "report_lines",
+    "stratum_lines",
+    "write_csv",
+    "write_report",
+]
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
     """Write a report as JSON."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, allow_nan=False), encoding="utf-8")
-
-
-def group_names(report: Mapping[str, Any]) -> list[str]:
-    """Groups of a report in the order in which they are shown."""
-    return list(report["methods"]["jmmda"])
-
-
-def report_lines(report: Mapping[str, Any], group: str = "all", truth: str = "dwi") -> list[tuple[str, ...]]:
-    """Rows of a table with the columns `HEADINGS`, one a method that has the group; ``truth`` is dwi or dwi_clean."""
-    rows: list[tuple[str, ...]] = []
-    for name, groups in report["methods"].items():
-        if group not in groups:
-            continue
-        figures = groups[group]
-        brain, lesion = figures[f"{truth}.brain"], figures[f"{truth}.lesion"]
-        rows.append(
-            (
-                name,
-                _interval(figures["lesion_auc_pooled"], 3),
-                _text(figures["lesion_auc_per_volume"]["value"], 3),
-                _text(brain["mse"]["value"], 5),
-                _text(brain["psnr_db"]["value"], 2),
-                _text(brain["ssim"]["value"], 3),
-                _text(lesion["mse"]["value"], 5),
-            )
-        )
-    return rows
-
-
-def _interval(figure: Mapping[str, Any], digits: int) -> str:
-    low, high = _text(figure["low"], digits), _text(figure["high"], digits)
-    return f"{_text(figure['value'], digits)} ({low}-{high})"
-
-
-def _text(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -84,56 +52,106 @@ def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> st
     return "\n".join(lines)
 
 
+def opening_words(report: Mapping[str, Any]) -> str:
+    """What was measured on what, in one sentence."""
+    what = "Digital phantom, not patients." if is_phantom(report) else f"{data_words(report)}."
+    return f"{what} Network: {report['network']}. Conventions: {report['conventions']}."
+
+
 def markdown_report(report: Mapping[str, Any]) -> str:
-    """The tables of a report: conventions, all volumes and every centre against the DWI, the clean DWI, the strata."""
-    groups = group_names(report)
-    whole = [group for group in groups if group == "all" or group.startswith("centre")]
-    parts = [
-        f"Digital phantom, not patients. Network: {report['network']}. Conventions: {report['conventions']}.",
-        _AUC_WORDS,
-    ]
-    for group in whole:
-        figures = report["methods"]["jmmda"][group]
-        count, sick = figures["n_volumes"], figures["n_lesion_volumes"]
-        parts.append(f"### Phantom, {group}: {count} unseen volumes, {sick} with a lesion")
-        parts.append(markdown_table(HEADINGS, _worded(report_lines(report, group))))
-    parts.append("### Phantom, all, against the clean DWI (no noise, bias, ghost or misregistration)")
-    parts.append(markdown_table(HEADINGS, _worded(report_lines(report, "all", "dwi_clean"))))
-    parts.append("### Phantom, by HU drop, volume and kind of the lesion")
-    parts.append(markdown_table(STRATA_HEADINGS, stratum_lines(report, [g for g in groups if g not in whole])))
-    parts.append(_frame_words(report["methods"]["jmmda"]["all"]))
+    """The tables of a report: targets, every centre, the clean DWI, strata, image and lesion metrics."""
+    parts = [opening_words(report), AUC_WORDS]
+    for table in tables_of(report):
+        parts.append(f"### {table.title}")
+        parts.append(markdown_table(table.headings, table.rows))
+        if table.note:
+            parts.append(table.note)
     return "\n\n".join(parts) + "\n"
 
 
-def stratum_lines(report: Mapping[str, Any], groups: Sequence[str]) -> list[tuple[str, ...]]:
-    """Rows with the columns `STRATA_HEADINGS`; a control that the report lacks shows a dash."""
-    rows: list[tuple[str, ...]] = []
-    for group in groups:
-        ours = report["methods"]["jmmda"][group]
-        place = report["methods"].get("mean_image", {}).get(group)
-        rows.append(
-            (
-                group,
-                str(ours["n_lesion_volumes"]),
-                _interval(ours["lesion_auc_pooled"], 2),
-                _interval(ours["lesion_auc_per_volume"], 2),
-                "-" if place is None else _text(place["lesion_auc_per_volume"]["value"], 2),
-                _text(ours["dwi.lesion"]["mse"]["value"], 5),
-            )
-        )
-    return rows
+def write_csv(methods: Mapping[str, Sequence[VolumeScore]], folder: Path) -> tuple[Path, Path]:
+    """Write ``slices.csv`` and ``patients.csv``: a row a method and slice, and a row a method and patient.
+
+    Parameters
+    ----------
+    methods : Mapping[str, sequence of VolumeScore]
+        Scores of every method.
+    folder : Path
+        Made when missing.
+
+    Returns
+    -------
+    (Path, Path)
+        The two files. An empty cell means that the region or the label does not exist.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "slices.csv", folder / "patients.csv"
+    for file, rows in zip(files, (_slice_rows(methods), _patient_rows(methods)), strict=True):
+        first = next(rows)
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, fieldnames=list(first))
+            writer.writeheader()
+            writer.writerow(first)
+            writer.writerows(rows)
+    return files
 
 
-def _frame_words(figures: Mapping[str, Any]) -> str:
-    frame = figures["dwi.frame"]
-    share = 100.0 * (figures["brain_fraction"] or 0.0)
-    return (
-        f"Whole frame, only to compare conventions ({share:.0f} % is brain): MSE {_text(frame['mse']['value'], 5)}, "
-        f"PSNR {_text(frame['psnr_db']['value'], 2)} dB, SSIM {_text(frame['ssim']['value'], 3)}; "
-        f"MSE summed over three channels, the convention that fits JEIT250643: "
-        f"{_text(figures['mse_paper_convention'], 5)}. Phantom and patient figures must not be compared."
-    )
+def _cell(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.6g}"
 
 
-def _worded(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    return [[METHOD_WORDS.get(row[0], row[0]), *row[1:]] for row in rows]
+def _truths(methods: Mapping[str, Sequence[VolumeScore]]) -> list[str]:
+    return sorted({truth for scores in methods.values() for score in scores for truth in score.against})
+
+
+def _slice_rows(methods: Mapping[str, Sequence[VolumeScore]]) -> Iterator[dict[str, str]]:
+    truths = _truths(methods)
+    for method, scores in methods.items():
+        for score in scores:
+            columns: dict[str, Any] = {}
+            for truth in truths:
+                for region in REGIONS:
+                    sums = score.against.get(truth, {}).get(region)
+                    for metric in METRICS:
+                        nothing = np.full(len(score.slices), np.nan)
+                        columns[f"{truth}.{region}.{metric}"] = sums.metric(metric) if sums else nothing
+            for row, number in enumerate(score.slices):
+                yield {
+                    "method": method,
+                    "patient": score.facts.patient,
+                    "centre": score.facts.centre,
+                    "source": score.facts.source,
+                    "slice": str(int(number)),
+                    **{name: _cell(float(values[row])) for name, values in columns.items()},
+                }
+
+
+def _patient_rows(methods: Mapping[str, Sequence[VolumeScore]]) -> Iterator[dict[str, str]]:
+    truths = _truths(methods)
+    detectors = sorted({name for scores in methods.values() for score in scores for name in score.findings})
+    for method, scores in methods.items():
+        for score in scores:
+            facts = score.facts
+            row = {
+                "method": method,
+                "patient": facts.patient,
+                "centre": facts.centre,
+                "source": facts.source,
+                "slices": str(len(score.slices)),
+                "lesion_ml": _cell(facts.lesion_ml),
+                "lesion_kind": facts.lesion_kind or "",
+                "hu_drop": _cell(facts.hu_drop),
+                "lesion_auc": _cell(score.histogram.auc()),
+                "contrast": _cell(score.contrast),
+                "contrast_measured": _cell(score.contrast_measured),
+            }
+            for truth in truths:
+                for region in REGIONS:
+                    sums = score.against.get(truth, {}).get(region)
+                    for metric in METRICS:
+                        row[f"{truth}.{region}.{metric}"] = _cell(patient_mean(sums, metric) if sums else None)
+            for name in detectors:
+                found = score.findings.get(name)
+                for figure in ("dice", "truth_ml", "found_ml", "both_ml", "false_ml"):
+                    row[f"{name}.{figure}"] = _cell(getattr(found, figure) if found else None)
+            yield row

@@ -45,6 +45,23 @@ class RunLog:
                 continue
         return lines
 
+    def forget_after(self, step: int) -> None:
+        """Drop what was written about steps that a resumed run will take again, and a line that a crash cut.
+
+        Parameters
+        ----------
+        step : int
+            Steps done at the checkpoint; 0 drops everything. Lines of steps and of the start of a stage carry the steps
+            before them, all others the steps after which they were written.
+        """
+        lines = self.read() if step else []
+        kept = [line for line in lines if line.get("step", -1) < step + (line["event"] not in ("step", "stage"))]
+        if not self.path.exists():
+            return
+        part = self.path.with_name(f".{self.path.name}.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(part, self.path)
+
 
 def _finite(value: object) -> object:
     if isinstance(value, Mapping):
@@ -115,8 +132,11 @@ class _RichProgress:
 
 
 @contextmanager
-def progress_bar(description: str, *, show: bool = True) -> Iterator[Progress]:
-    """A Rich progress bar, or a silent stand-in where Rich is missing or nothing is to be shown."""
+def progress_bar(description: str, *, show: bool = True, time_left: bool = True) -> Iterator[Progress]:
+    """A Rich progress bar, or a silent stand-in where Rich is missing or nothing is to be shown.
+
+    ``time_left`` adds the bar's own estimate, from the pace alone.
+    """
     if not show:
         yield QuietProgress()
         return
@@ -131,7 +151,7 @@ def progress_bar(description: str, *, show: bool = True) -> Iterator[Progress]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        *([TimeRemainingColumn()] if time_left else []),
     )
     with RichBar(*columns) as bar:
         yield _RichProgress(bar, bar.add_task(description, total=None))

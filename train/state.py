@@ -1,27 +1,46 @@
-"""State of a training run and its checkpoint: what must survive a kill for the next loss to be the same."""
+"""State of a training run on disk: what must survive a kill for the next loss to be the same."""
 
 from __future__ import annotations
 
-import copy
 import os
-from dataclasses import asdict, dataclass
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from jmmda_model.network.discriminator import build_discriminator
-from jmmda_model.network.generator import Generator, build_generator
-from jmmda_model.network.settings import DiscriminatorSettings
-from train.recipe import Recipe, StageRecipe, generator_settings
+from train.recipe import Recipe, StageRecipe
 
 CHECKPOINT_NAME = "checkpoint.pt"
-_FORMAT = 1
+BEST_NAME = "best.pt"
+_FORMAT = 2
+#: What may change between a run and its continuation, because it does not decide what is learnt.
+_FREE_KEYS = ("max_minutes", "log", "description", "run")
 
 
 class TrainingError(RuntimeError):
-    """Raised when a run cannot go on: checkpoint of another recipe, or losses that stay non-finite."""
+    """Raised when a run cannot start or go on; ``code`` names the kind, ``reason`` says it in words.
+
+    Codes: ``device``, ``fabric``, ``run_exists``, ``checkpoint``, ``other_recipe``, ``not_finite``, ``data``.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class HasState(Protocol):
+    """A network, an optimiser, or anything else that a checkpoint keeps."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """State as tensors and plain values."""
+
+    def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:  # noqa: ANN401  (torch returns several things)
+        """Take a state over in place."""
 
 
 @dataclass(slots=True)
@@ -38,6 +57,10 @@ class Position:
         Steps whose loss or gradient was not finite and that changed nothing.
     elapsed_s, stage_started_s : float
         Seconds of training so far, over all resumes, and what they were when the stage began.
+    waited_s : float
+        Seconds of those that were spent waiting for data.
+    best_psnr_db, best_step, best_stage : float, int, int
+        Best validation of the newest stage that was validated, where it was, and that stage.
     """
 
     stage: int = 0
@@ -47,86 +70,10 @@ class Position:
     skipped_in_a_row: int = 0
     elapsed_s: float = 0.0
     stage_started_s: float = 0.0
-
-
-class MovingAverage:
-    """Moving average of a network's weights with decay min(``decay``, (1 + t) / (10 + t)).
-
-    The short memory at the start lets the average follow the fast first steps. Each stage counts t anew.
-
-    Parameters
-    ----------
-    network : nn.Module
-        Its weights are copied; `network` of the average is a frozen twin.
-    decay : float
-        Upper bound of the decay.
-    """
-
-    def __init__(self, network: Generator, decay: float) -> None:
-        self.network: Generator = copy.deepcopy(network).requires_grad_(requires_grad=False)
-        self.network.eval()
-        self.decay = decay
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights of ``network`` after ``step`` (from 0) steps of the stage."""
-        decay = min(self.decay, (1.0 + step) / (10.0 + step))
-        for mean, value in zip(self.network.parameters(), network.parameters(), strict=True):
-            mean.lerp_(value, 1.0 - decay)
-        for kept, buffer in zip(self.network.buffers(), network.buffers(), strict=True):
-            kept.copy_(buffer)
-
-
-class Networks:
-    """Generator, its moving average, the discriminator, and their optimisers.
-
-    Parameters
-    ----------
-    recipe : Recipe
-        Sizes, rates and the seed of the initial weights.
-    device : torch.device
-        Where everything lives.
-    """
-
-    def __init__(self, recipe: Recipe, device: torch.device) -> None:
-        self.recipe = recipe
-        settings = generator_settings(recipe.generator)
-        torch.manual_seed(recipe.seed)
-        self.generator = build_generator(settings).to(device)
-        size = recipe.discriminator
-        self.discriminator = build_discriminator(
-            DiscriminatorSettings(
-                in_channels=settings.in_channels + 1,
-                ndf=size.ndf,
-                n_layers=size.n_layers,
-                num_scales=size.num_scales,
-                spectral_norm=size.spectral_norm,
-            )
-        ).to(device)
-        self.average = MovingAverage(self.generator, recipe.optimiser.ema_decay)
-        self.new_optimisers()
-
-    def new_optimisers(self) -> None:
-        """Forget the optimisers' moments, as at the start of a stage."""
-        betas = (self.recipe.optimiser.beta1, self.recipe.optimiser.beta2)
-        rate = self.recipe.optimiser.discriminator_learning_rate
-        self.generator_optimiser = torch.optim.Adam(self.generator.parameters(), lr=1e-4, betas=betas)
-        self.discriminator_optimiser = torch.optim.Adam(self.discriminator.parameters(), lr=rate, betas=betas)
-
-    def start_stage(self) -> None:
-        """Go on from the averaged weights with fresh optimisers: moments of another resolution would mislead."""
-        self.generator.load_state_dict(self.average.network.state_dict())
-        self.new_optimisers()
-
-    def parts(self) -> dict[str, Any]:
-        """Everything with a ``state_dict`` by name."""
-        return {
-            "generator": self.generator,
-            "average": self.average.network,
-            "discriminator": self.discriminator,
-            "generator_optimiser": self.generator_optimiser,
-            "discriminator_optimiser": self.discriminator_optimiser,
-        }
+    waited_s: float = 0.0
+    best_psnr_db: float = float("-inf")
+    best_step: int = -1
+    best_stage: int = -1
 
 
 def stage_of(recipe: Recipe, position: Position) -> StageRecipe | None:
@@ -134,57 +81,90 @@ def stage_of(recipe: Recipe, position: Position) -> StageRecipe | None:
     return recipe.stages[position.stage] if position.stage < len(recipe.stages) else None
 
 
-def save_checkpoint(folder: Path, recipe: Recipe, position: Position, networks: Networks) -> Path:
+def save_checkpoint(folder: Path, recipe: Recipe, position: Position, parts: Mapping[str, HasState]) -> Path:
     """Write ``checkpoint.pt`` of a run atomically: a kill leaves the old or the new one, never a part."""
     values = {
         "format": _FORMAT,
         "recipe": recipe.to_json(),
         "position": asdict(position),
-        "parts": {name: part.state_dict() for name, part in networks.parts().items()},
+        "parts": {name: part.state_dict() for name, part in parts.items()},
     }
-    return _save(values, folder / CHECKPOINT_NAME)
+    return save_atomically(values, folder / CHECKPOINT_NAME)
 
 
-def load_checkpoint(folder: Path, recipe: Recipe, networks: Networks) -> Position:
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """Plain values of a run's checkpoint, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the run has no checkpoint.
+    TrainingError
+        ``checkpoint``: the file is damaged, or of another version of the program.
+    """
+    path = folder / CHECKPOINT_NAME
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError("checkpoint", f"{path} is damaged; start a new run folder") from error
+    if values.get("format") != _FORMAT:
+        raise TrainingError("checkpoint", f"{path} is not of format {_FORMAT}, the one known here")
+    return values
+
+
+def apply_checkpoint(values: dict[str, Any], recipe: Recipe, parts: Mapping[str, HasState]) -> Position:
     """Restore networks and optimisers in place and return the position.
 
     Raises
     ------
     TrainingError
-        When the checkpoint was made from another recipe; only the time limit and the log settings may differ.
-    FileNotFoundError
-        When the run has no checkpoint.
+        ``other_recipe``: only the time limit, the log settings and how the machine computes may differ.
     """
-    values = torch.load(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
-    if values["format"] != _FORMAT:
-        raise TrainingError(f"checkpoint format {values['format']} is not {_FORMAT}")
     if _decisive(values["recipe"]) != _decisive(recipe.to_json()):
-        raise TrainingError("the checkpoint was made from another recipe; start a new run folder")
-    for name, part in networks.parts().items():
+        raise TrainingError("other_recipe", "the checkpoint was made from another recipe; start a new run folder")
+    for name, part in parts.items():
         part.load_state_dict(values["parts"][name])
-    return Position(**values["position"])
+    known = {item.name for item in fields(Position)}
+    return Position(**{name: value for name, value in values["position"].items() if name in known})
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key not in ("max_minutes", "log", "description")}
+    kept = {key: value for key, value in recipe.items() if key not in _FREE_KEYS}
+    kept["data"] = {key: value for key, value in recipe["data"].items() if key not in ("workers", "folder")}
+    return kept
 
 
 def averaged_weights(folder: Path) -> dict[str, Tensor]:
-    """Averaged generator weights of a run's newest checkpoint, on the CPU.
+    """Generator weights a run stands for, on the CPU: the average at its newest checkpoint, or that of the best
+    validation when its recipe says ``selection = "best"``.
 
     Raises
     ------
     FileNotFoundError
         When the run has no checkpoint.
-    """
-    values = torch.load(folder / CHECKPOINT_NAME, map_location="cpu", weights_only=True)
+    TrainingError
+        ``checkpoint``: see `read_checkpoint`.
+    """  # noqa: D205  (one sentence)
+    values = read_checkpoint(folder)
+    wants_best = values["recipe"]["log"].get("selection") == "best"
+    if wants_best and (folder / BEST_NAME).exists():
+        best: dict[str, Any] = torch.load(folder / BEST_NAME, map_location="cpu", weights_only=True)
+        # A run that was killed between the two files may have a best one that its checkpoint does not know.
+        if best["step"] <= values["position"]["total"]:
+            chosen: dict[str, Tensor] = best["weights"]
+            return chosen
     weights: dict[str, Tensor] = values["parts"]["average"]
     return weights
 
 
-def save_stage_weights(folder: Path, name: str, networks: Networks) -> Path:
+def save_best(folder: Path, weights: dict[str, Any], step: int, psnr_db: float) -> Path:
+    """Keep the averaged weights of the best validation so far."""
+    return save_atomically({"step": step, "psnr_db": psnr_db, "weights": weights}, folder / BEST_NAME)
+
+
+def save_stage_weights(folder: Path, name: str, weights: dict[str, Any]) -> Path:
     """Keep the averaged weights at the end of a stage as ``stage-NAME.pt``, to compare stages later."""
-    return _save(networks.average.network.state_dict(), folder / f"stage-{name}.pt")
+    return save_atomically(weights, folder / f"stage-{name}.pt")
 
 
 def load_stage_weights(folder: Path, name: str) -> dict[str, Tensor]:
@@ -199,7 +179,8 @@ def load_stage_weights(folder: Path, name: str) -> dict[str, Tensor]:
     return weights
 
 
-def _save(values: object, path: Path) -> Path:
+def save_atomically(values: object, path: Path) -> Path:
+    """Write with `torch.save` beside the final name, flush to the disk, then rename."""
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as stream:
         torch.save(values, stream)

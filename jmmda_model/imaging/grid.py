@@ -12,9 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from jmmda_model.imaging.context import context_planes, ct_channels, regional_asymmetry
 from jmmda_model.imaging.contract import PreprocessingContract
 from jmmda_model.imaging.errors import ImagingError
-from jmmda_model.imaging.intensity import ct_channels, mask_channels, stored_values
+from jmmda_model.imaging.intensity import mask_channels, stored_values
 from jmmda_model.imaging.mask import BrainMask
 from jmmda_model.imaging.placement import (
     GridPlacement,
@@ -25,6 +26,7 @@ from jmmda_model.imaging.placement import (
     resample_to_grid,
 )
 from jmmda_model.imaging.resample import apply_weights
+from jmmda_model.imaging.symmetry import SymmetryLine, mid_sagittal_line
 from jmmda_model.imaging.volume import AIR_HU, BoolArray, CtVolume, FloatArray
 
 __all__ = [
@@ -59,6 +61,8 @@ class GridStack:
         (S, grid_px, grid_px) bool.
     placement : GridPlacement
         Where the grid lies.
+    offsets_mm : numpy.ndarray
+        (S,) positions along the normal, growing towards the head.
     source_slices : tuple[tuple[int, ...], ...]
         Per slice the indices of the source slices that were averaged.
     notes : tuple[str, ...]
@@ -68,6 +72,7 @@ class GridStack:
     hu: FloatArray
     brain: BoolArray
     placement: GridPlacement
+    offsets_mm: npt.NDArray[np.float64]
     source_slices: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
 
@@ -75,6 +80,10 @@ class GridStack:
     def has_brain(self) -> BoolArray:
         """(S,) slices the network must run on."""
         return np.asarray(self.brain.any(axis=(1, 2)))
+
+    def symmetry(self) -> SymmetryLine:
+        """Mid-sagittal line of the stack."""
+        return mid_sagittal_line(self.hu, self.brain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +93,7 @@ class NetworkInput:
     Attributes
     ----------
     ct : numpy.ndarray
-        (S, len(windows_hu), grid_px, grid_px) float32 in [-1, 1]; not masked.
+        (S, ct_channel_count, grid_px, grid_px) float32 in [-1, 1]; not masked.
     mask : numpy.ndarray
         (S, len(mask_channels), grid_px, grid_px) float32.
     has_brain : numpy.ndarray
@@ -140,7 +149,8 @@ def to_grid_stack(volume: CtVolume, mask: BrainMask, contract: PreprocessingCont
             means[index] = np.tensordot(weights[index, used].astype(np.float32), hu[used], axes=1)
         hu = means
         notes = (f"{len(averaged)} slices fed as slab means of {contract.nominal_thickness_mm:g} mm",)
-    return GridStack(hu=hu, brain=brain, placement=placement, source_slices=sources, notes=notes)
+    towards_head = 1.0 if volume.normal[2] >= 0 else -1.0
+    return GridStack(hu, brain, placement, towards_head * volume.offsets_mm, sources, notes)
 
 
 def slab_weights(
@@ -165,7 +175,7 @@ def slab_weights(
 
 
 def to_network_grid(volume: CtVolume, mask: BrainMask, contract: PreprocessingContract) -> NetworkInput:
-    """Make the network's input from a volume: grid, windows, mask channels.
+    """Make the network's input from a volume: grid, windows, context, mask channels.
 
     Parameters
     ----------
@@ -182,8 +192,10 @@ def to_network_grid(volume: CtVolume, mask: BrainMask, contract: PreprocessingCo
         ``no_brain``, ``fov`` or ``thickness``, see `to_grid_stack`.
     """
     stack = to_grid_stack(volume, mask, contract)
+    line = stack.symmetry() if contract.mirror or contract.asymmetry_mm else (0.0, 0.0)
+    sides = regional_asymmetry(stack.hu, stack.brain, stack.offsets_mm, line, contract)
     return NetworkInput(
-        ct=ct_channels(stack.hu, contract),
+        ct=ct_channels(context_planes(stack.hu, stack.offsets_mm, line, sides, contract), contract),
         mask=mask_channels(stack.brain, contract),
         has_brain=stack.has_brain,
         placement=stack.placement,

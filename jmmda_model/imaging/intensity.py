@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +14,15 @@ from jmmda_model.imaging.morphology import edge_distance_px
 from jmmda_model.imaging.volume import BoolArray, FloatArray
 
 
-def ct_channels(hu: npt.NDArray[Any], contract: PreprocessingContract) -> FloatArray:
-    """Window a CT grid into the network's channels.
+def window_channels(hu: npt.NDArray[Any], windows_hu: Sequence[tuple[float, float]]) -> FloatArray:
+    """Window CT planes into channels.
 
     Parameters
     ----------
     hu : numpy.ndarray
         (..., H, W) in HU.
-    contract : PreprocessingContract
-        Its ``windows_hu`` give one channel each.
+    windows_hu : sequence of (float, float)
+        Lower and upper bound in HU of each channel.
 
     Returns
     -------
@@ -30,12 +31,12 @@ def ct_channels(hu: npt.NDArray[Any], contract: PreprocessingContract) -> FloatA
 
     Examples
     --------
-    >>> ct_channels(np.array([[-5.0, 40.0, 90.0]]), PreprocessingContract())[0].tolist()
+    >>> window_channels(np.array([[-5.0, 40.0, 90.0]]), [(0.0, 80.0)])[0].tolist()
     [[-1.0, 0.0, 1.0]]
     """
     values = np.asarray(hu, dtype=np.float32)
-    channels = np.empty((*values.shape[:-2], len(contract.windows_hu), *values.shape[-2:]), dtype=np.float32)
-    for index, (lower, upper) in enumerate(contract.windows_hu):
+    channels = np.empty((*values.shape[:-2], len(windows_hu), *values.shape[-2:]), dtype=np.float32)
+    for index, (lower, upper) in enumerate(windows_hu):
         scaled = (values - np.float32(lower)) * np.float32(2 / (upper - lower)) - np.float32(1)
         np.clip(scaled, -1, 1, out=channels[..., index, :, :])
     return channels

@@ -82,11 +82,18 @@ class AdaptiveFusion(nn.Module):
             raise ValueError(f"this fusion takes {self.inputs} maps, got {len(maps)}")
         if self.mode == "concat":
             return cast(Tensor, self.mix(torch.cat(list(maps), dim=1))), None
-        stacked = torch.stack(list(maps), dim=1)
+        shape = (len(maps[0]), self.inputs, *maps[0].shape[1:])
         if self.mode == "mean":
-            return stacked.mean(dim=1), torch.full_like(stacked, 1.0 / self.inputs)
-        weights = torch.softmax(self._logits(maps), dim=1).to(stacked.dtype).expand_as(stacked)
-        return (weights * stacked).sum(dim=1), weights
+            weights = maps[0].new_full((1, 1, 1, 1, 1), 1.0 / self.inputs).expand(shape)
+        else:
+            weights = torch.softmax(self._logits(maps), dim=1).to(maps[0].dtype).expand(shape)
+        # One multiply-add per input: a stack of the inputs and its product with the weights would be written
+        # to memory and kept for the gradient.
+        parts = weights.unbind(dim=1)
+        fused = parts[0] * maps[0]
+        for weight, x in zip(parts[1:], maps[1:], strict=True):
+            fused = torch.addcmul(fused, weight, x)
+        return fused, weights
 
     def _logits(self, maps: Sequence[Tensor]) -> Tensor:
         """Return logits that broadcast to (B, K, C, H, W)."""

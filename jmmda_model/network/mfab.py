@@ -104,6 +104,17 @@ class LowPath(nn.Module):
         return cast(Tensor, self.leave(attended + entered))
 
 
+def _turn_to_positive(layer: nn.Linear) -> None:
+    """Turn the units of a layer, so that each answers to an input that is positive and even.
+
+    Mean absolute values are such an input. Half of the units before a ReLU would be silent for it, and with few
+    of them all could be: a gate that never learns.
+    """
+    with torch.no_grad():
+        total = layer.weight.sum(dim=1, keepdim=True)
+        layer.weight.copy_(torch.where(total < 0, -layer.weight, layer.weight))
+
+
 class HighPath(nn.Module):
     """Edge attention on the three high-frequency sub-bands; convolutional, because edges are local.
 
@@ -126,6 +137,7 @@ class HighPath(nn.Module):
         self.channel_gate = nn.Linear(hidden, out_channels)
         init_kaiming(self.enter, self.depthwise, self.pointwise, self.channel_hidden, self.channel_gate)
         init_normal(self.spatial_gate)
+        _turn_to_positive(self.channel_hidden)
 
     def forward(self, high: Tensor) -> Tensor:
         """Return a map (B, out_channels, H, W) of the sub-bands (B, in_channels, 3, H, W)."""
@@ -136,6 +148,36 @@ class HighPath(nn.Module):
         x = x + functional.relu(self.pointwise(self.depthwise(x)))
         channel = self.channel_gate(functional.relu(self.channel_hidden(x.abs().mean(dim=(2, 3)))))
         return cast(Tensor, x * torch.sigmoid(channel)[:, :, None, None] * torch.sigmoid(self.spatial_gate(edges)))
+
+
+class ImagePyramid(nn.Module):
+    """Sub-bands of the input CT for every down-sampling level; it has no weights.
+
+    Parameters
+    ----------
+    levels
+        Number of levels.
+    wavelet
+        Name of the wavelet.
+    """
+
+    def __init__(self, levels: int, wavelet: str) -> None:
+        super().__init__()
+        self.levels = levels
+        self.dwt = Dwt2d(wavelet)
+
+    def forward(self, ct: Tensor) -> list[Tensor]:
+        """Return, per level l from 1, all sub-bands of ``ct`` (B, C, H, W): (B, 4C, H/2^l, W/2^l).
+
+        The first C channels are LL on the scale of the image, of which the next level is made; then come LH,
+        HL and HH of each channel.
+        """
+        pyramid = []
+        for _ in range(self.levels):
+            ll, bands = self.dwt(ct)
+            ct = 0.5 * ll
+            pyramid.append(torch.cat([ct, bands.flatten(1, 2)], dim=1))
+        return pyramid
 
 
 def cross_groups(channels: int) -> int:
@@ -165,6 +207,9 @@ class MultiFrequencyAttention(nn.Module):
         Heads of the low path.
     afw
         Mode of the fusion.
+    image_channels
+        Channels of the CT whose sub-bands are added to those of the input; 0 for none. The 1x1 convolutions
+        that add them start at zero, so that training starts exactly at the block without them.
     """
 
     def __init__(
@@ -175,6 +220,7 @@ class MultiFrequencyAttention(nn.Module):
         wavelet: str = "haar",
         heads: int = 4,
         afw: Afw = "full",
+        image_channels: int = 0,
     ) -> None:
         super().__init__()
         out_channels = 2 * in_channels
@@ -190,16 +236,27 @@ class MultiFrequencyAttention(nn.Module):
             self.low_from_high = nn.Conv2d(out_channels, out_channels, 1, groups=groups)
             self.high_from_low = nn.Conv2d(out_channels, out_channels, 1, groups=groups)
             init_kaiming(self.low_from_high, self.high_from_low)
+        self.image_low: nn.Conv2d | None = None
+        self.image_high: nn.Conv2d | None = None
+        if image_channels and self.low is not None:
+            self.image_low = nn.Conv2d(4 * image_channels, in_channels, 1)
+            init_zero(self.image_low)
+        if image_channels and self.high is not None:
+            self.image_high = nn.Conv2d(4 * image_channels, 3 * in_channels, 1)
+            init_zero(self.image_high)
         self.norm = norm_relu()
         self.fusion = AdaptiveFusion(out_channels, 3 if paths == "both" else 2, afw)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def forward(self, x: Tensor, image: Tensor | None = None) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Halve the size and double the channels.
 
         Parameters
         ----------
         x
             Shape (B, C, H, W), H and W even.
+        image
+            Sub-bands of the CT from :class:`ImagePyramid`, (B, 4 image_channels, H/2, W/2), where the block
+            takes them.
 
         Returns
         -------
@@ -209,7 +266,12 @@ class MultiFrequencyAttention(nn.Module):
         """
         ll, bands = self.dwt(x)
         # The gain of the orthonormal LL is 2; halved, its scale is that of the input.
-        low: Tensor | None = self.low(0.5 * ll) if self.low is not None else None
+        ll = 0.5 * ll
+        if image is not None and self.image_low is not None:
+            ll = ll + self.image_low(image)
+        if image is not None and self.image_high is not None:
+            bands = bands + self.image_high(image).reshape(bands.shape)
+        low: Tensor | None = self.low(ll) if self.low is not None else None
         high: Tensor | None = self.high(bands) if self.high is not None else None
         if low is not None and high is not None:
             low, high = self._exchange(low, high)

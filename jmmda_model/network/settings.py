@@ -9,7 +9,7 @@ Size = Literal["paper", "base", "small", "compact", "tiny"]
 Mgff = Literal["residual_gate", "concat", "spade", "none"]
 MfabPaths = Literal["both", "low", "high"]
 Afw = Literal["full", "mean", "concat", "channel_only", "spatial_only"]
-Decoder = Literal["transposed", "resize"]
+Decoder = Literal["transposed", "resize", "idwt"]
 
 SIZES: tuple[Size, ...] = get_args(Size)
 """Names of the known network widths, from the largest to the smallest."""
@@ -76,7 +76,7 @@ class GeneratorSettings:
     size
         Name of the width preset the values were taken from; informative.
     in_channels
-        CT channels, one per HU window.
+        CT channels: HU windows, neighbouring slices, mirrored slices; whatever the contract makes.
     mask_channels
         Mask channels. The first is the binary brain mask, which ``mask_output`` uses.
     ngf
@@ -101,9 +101,18 @@ class GeneratorSettings:
     hf_skip
         Pass high-frequency maps to the decoder stage of the same size (off in the paper preset).
     decoder
-        Transposed convolutions, or nearest-neighbour enlargement followed by a convolution.
+        ``transposed`` convolutions (pix2pixHD), ``resize`` (nearest-neighbour enlargement, then a
+        convolution) or ``idwt`` (a convolution predicts four sub-bands, joined by the inverse transform
+        of ``wavelet``).
     mask_output
         Set the output to -1 outside the brain mask.
+    image_pyramid
+        Add the sub-bands of the input CT to those of the features at every level (ours; needs ``mfab``).
+    unet_skips
+        Plain U-Net skips: concatenation with the encoder map of the same size and a 1x1 convolution
+        (ours, a control; needs no other module).
+    heteroscedastic
+        A second output channel predicts the scale of the error (ours).
 
     Raises
     ------
@@ -126,6 +135,9 @@ class GeneratorSettings:
     hf_skip: bool = False
     decoder: Decoder = "transposed"
     mask_output: bool = True
+    image_pyramid: bool = False
+    unet_skips: bool = False
+    heteroscedastic: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -140,6 +152,8 @@ class GeneratorSettings:
             self._check_heads()
         if self.hf_skip and (not self.mfab or self.mfab_paths == "low"):
             raise SettingsValueError("hf_skip needs the high-frequency path of mfab")
+        if self.image_pyramid and not self.mfab:
+            raise SettingsValueError("image_pyramid needs mfab, whose sub-bands it adds to")
 
     def _check_heads(self) -> None:
         for level in range(self.n_down):

@@ -142,7 +142,7 @@ def test_the_identity_covers_card_and_weights(original: Bundle, tmp_path: Path) 
         ({"schema_version": 2}, "schema", "card layout 2 is not 1"),
         ({"schema_version": None}, "schema", "card layout None"),
         ({"contract": {**PreprocessingContract().to_json(), "version": 99}}, "contract", "99"),
-        ({"contract": {"version": 1}}, "contract", "missing or unknown"),
+        ({"contract": {"version": 2}}, "contract", "missing or unknown"),
         ({"sha256": "0" * 64}, "hash", "the card states 000"),
         ({"sha256": ""}, "hash", "the card states none"),
         ({"size": "compact"}, "card", "size"),

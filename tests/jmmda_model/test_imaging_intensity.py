@@ -18,10 +18,10 @@ from jmmda_model.imaging import (
     CtVolume,
     ImagingError,
     PreprocessingContract,
-    ct_channels,
     mask_channels,
     normalise_target,
     stored_values,
+    window_channels,
 )
 from jmmda_model.imaging.morphology import edge_distance_px
 from tests.jmmda_model.imaging_cases import ORIENTATIONS, tilted
@@ -30,14 +30,25 @@ CONTRACT = PreprocessingContract()
 
 
 def test_contract_survives_json():
-    contract = PreprocessingContract(windows_hu=((0.0, 80.0),), mask_channels=("brain",), grid_px=64)
+    contract = PreprocessingContract(
+        windows_hu=((0.0, 80.0),), mask_channels=("brain",), grid_px=64, neighbours=2, mirror=True, asymmetry_mm=(7.0,)
+    )
     assert PreprocessingContract.from_json(json.loads(json.dumps(contract.to_json()))) == contract
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"version": 2},
+        {"version": 1},
+        {"neighbours": -1},
+        {"neighbours": 9},
+        {"neighbours": 1.0},
+        {"neighbours": True},
+        {"mirror": 1},
+        {"asymmetry_mm": [0.0]},
+        {"asymmetry_mm": 7.0},
+        {"context_window_hu": [60, 10]},
+        {"context_window_hu": [10]},
         {"version": None},
         {"surplus": 1},
         {"windows_hu": [[80, 0]]},
@@ -65,7 +76,7 @@ def test_contract_with_a_missing_key_is_refused():
 
 @given(st.floats(-2000, 4000))
 def test_every_window_maps_its_bounds_to_minus_one_and_one_and_clips(hu):
-    channels = ct_channels(np.full((1, 2, 2), hu), CONTRACT)
+    channels = window_channels(np.full((1, 2, 2), hu), CONTRACT.windows_hu)
     for index, (lower, upper) in enumerate(CONTRACT.windows_hu):
         wanted = np.clip((hu - lower) / (upper - lower) * 2 - 1, -1, 1)
         np.testing.assert_allclose(channels[0, index], wanted, atol=1e-5)

@@ -67,6 +67,52 @@ def test_spectral_norm_bounds_every_convolution() -> None:
         assert norm == pytest.approx(1.0, abs=0.05)
 
 
+@pytest.mark.parametrize("spectral", [False, True])
+def test_the_discriminator_compiles_without_a_graph_break(spectral: bool) -> None:
+    torch.manual_seed(0)
+    discriminator = build_discriminator(DiscriminatorSettings(4, ndf=4, num_scales=1, spectral_norm=spectral)).eval()
+    x = torch.randn(1, 4, 32, 32)
+    with torch.no_grad():
+        compiled = torch.compile(discriminator, fullgraph=True, backend="eager")(x)
+        torch.testing.assert_close(compiled, discriminator(x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_penalty_on_the_gradient_of_the_logits_has_its_own_gradient(spectral: bool) -> None:
+    # R1 (the squared gradient on real images) differentiates twice. Compared with a central difference.
+    torch.manual_seed(0)
+    discriminator = build_discriminator(DiscriminatorSettings(2, ndf=4, spectral_norm=spectral)).double().eval()
+    x = torch.randn(2, 2, 32, 32, dtype=torch.float64, requires_grad=True)
+    weight = next(p for p in discriminator.scales[0].blocks[0].parameters() if p.ndim == 4)
+
+    def penalty() -> torch.Tensor:
+        logits = torch.stack([features[-1].sum() for features in discriminator(x)]).sum()
+        (gradient,) = torch.autograd.grad(logits, x, create_graph=True)
+        return gradient.square().sum()
+
+    (slope,) = torch.autograd.grad(penalty(), weight)
+    direction = torch.randn_like(weight)
+    ends = []
+    for step in (1e-6, -1e-6):
+        with torch.no_grad():
+            weight.add_(direction, alpha=step)
+        ends.append(float(penalty().detach()))
+        with torch.no_grad():
+            weight.sub_(direction, alpha=step)
+    assert float((slope.detach() * direction).sum()) == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-4)
+
+
+def test_logits_are_free_of_an_activation() -> None:
+    # Least squares and hinge both need them unbounded; the last layer alone decides their scale.
+    torch.manual_seed(0)
+    discriminator = build_discriminator(DiscriminatorSettings(2, ndf=4, num_scales=1))
+    x = torch.randn(1, 2, 32, 32)
+    with torch.no_grad():
+        before = discriminator(x)[0][-1]
+        discriminator.scales[0].logits.weight.mul_(-1000.0)
+        torch.testing.assert_close(discriminator(x)[0][-1], -1000.0 * before, rtol=1e-3, atol=1e-3)
+
+
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(SettingsValueError, match="num_scales must be at least 1"):
         DiscriminatorSettings(2, num_scales=0)

@@ -13,7 +13,7 @@ import torch
 from jmmda_model.network.counting import count_gmac, count_parameters
 from jmmda_model.network.generator import Generator, build_generator
 from jmmda_model.network.layers import InstanceNorm, SingleChannelConv
-from jmmda_model.network.mfab import cross_groups
+from jmmda_model.network.mfab import HighPath, cross_groups
 from jmmda_model.network.settings import SIZES, GeneratorSettings, Size
 
 
@@ -51,6 +51,12 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "sym4, 8 heads": {"wavelet": "sym4", "heads": 8},
     "1 head": {"heads": 1},
     "unmasked": {"mask_output": False},
+    "A4c": {"mgff": "none", "mfab": False, "unet_skips": True},
+    "pyramid": {"image_pyramid": True},
+    "pyramid, low": {"image_pyramid": True, "mfab_paths": "low"},
+    "idwt": {"decoder": "idwt"},
+    "idwt, db2": {"decoder": "idwt", "wavelet": "db2"},
+    "all": {"image_pyramid": True, "unet_skips": True, "hf_skip": True, "decoder": "idwt", "heteroscedastic": True},
 }
 
 
@@ -117,6 +123,13 @@ def test_slices_of_a_batch_do_not_see_each_other() -> None:
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
 
 
+def _loss(generator: Generator, ct: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if not generator.settings.heteroscedastic:
+        return (generator(ct, mask) - 0.3).square().mean()
+    mean, log_scale = generator.forward_with_scale(ct, mask)
+    return ((mean - 0.3).square() + (mean.detach() - 0.3).abs() * torch.exp(-log_scale) + log_scale).mean()
+
+
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_every_ablation_trains_even_with_an_empty_mask(name: str) -> None:
     # The output stays unmasked here: with it, an empty mask rightly stops every gradient.
@@ -126,7 +139,7 @@ def test_every_ablation_trains_even_with_an_empty_mask(name: str) -> None:
     optimiser = torch.optim.SGD(generator.parameters(), lr=0.1)
     for _ in range(4):  # layers behind a zero-initialised one get their gradient after the first steps
         optimiser.zero_grad()
-        (generator(ct, mask) - 0.3).square().mean().backward()
+        _loss(generator, ct, mask).backward()
         optimiser.step()
     for parameter_name, parameter in generator.named_parameters():
         assert parameter.grad is not None, parameter_name
@@ -176,6 +189,14 @@ def test_the_output_is_black_outside_the_brain() -> None:
     assert torch.equal(empty, torch.full_like(empty, -1.0))
 
 
+def test_no_unit_of_the_channel_gate_is_silent_at_the_start() -> None:
+    for seed in range(20):
+        torch.manual_seed(seed)
+        hidden = HighPath(8, 16).channel_hidden
+        assert (hidden(torch.ones(16)) > 0).all()
+        assert hidden.weight.min() < 0
+
+
 def test_attention_starts_at_the_identity() -> None:
     generator = _tiny()
     low = generator.encoder[0].low
@@ -220,8 +241,43 @@ def test_two_pass_norm_equals_the_built_in_one_on_flat_backgrounds() -> None:
     x[:, 1] += 1e-3 * torch.rand(64, 64, generator=torch.Generator().manual_seed(10))
     reference = torch.nn.functional.instance_norm(x.double())
     for norm in (InstanceNorm(), InstanceNorm(two_pass=True)):
-        torch.testing.assert_close(norm(x).double(), reference, rtol=0, atol=2e-4)
+        for layout in (torch.contiguous_format, torch.channels_last):
+            got = norm(x.contiguous(memory_format=layout))
+            torch.testing.assert_close(got.double(), reference, rtol=0, atol=2e-4)
+            assert got.is_contiguous(memory_format=layout)
     assert torch.count_nonzero(InstanceNorm(two_pass=True)(x)[:, 2]) == 0
+
+
+@pytest.mark.parametrize("two_pass", [False, True])
+def test_the_gradient_of_the_norm_equals_that_of_the_built_in_one(two_pass: bool) -> None:
+    x, direction = _input(2, 32)[0].double(), torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    x[:, 1] = -1.0  # flat
+    ours, built_in = x.clone().requires_grad_(), x.clone().requires_grad_()
+    InstanceNorm(two_pass=two_pass)(ours).backward(direction)
+    torch.nn.functional.instance_norm(built_in).backward(direction)
+    torch.testing.assert_close(ours.grad, built_in.grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["all", "spade"])
+def test_the_generator_compiles_without_a_graph_break(name: str) -> None:
+    generator = _tiny(**ABLATIONS[name])
+    ct, mask = _input(1, 32)
+    run = generator.forward_with_scale if generator.settings.heteroscedastic else generator
+    compiled = torch.compile(run, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(ct, mask), run(ct, mask), rtol=0, atol=2e-5)
+
+
+def test_channels_last_gives_the_same_image_and_gradients() -> None:
+    ct, mask = _input(2, 32)
+    generator, other = _tiny(hf_skip=True), _tiny(hf_skip=True).to(memory_format=torch.channels_last)
+    expected = generator(ct, mask)
+    got = other(ct.contiguous(memory_format=torch.channels_last), mask)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5)
+    for image in (expected, got):
+        image.square().mean().backward()
+    for a, b in zip(generator.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(b.grad, a.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_two_pass_norm_keeps_half_precision_sums_in_single_precision() -> None:

@@ -50,12 +50,23 @@ def test_only_the_paper_preset_leaves_the_output_unmasked() -> None:
         ({"mfab": 1}, "of type bool"),
         ({"mfab": False, "hf_skip": True}, "hf_skip needs the high-frequency path"),
         ({"mfab_paths": "low", "hf_skip": True}, "hf_skip needs the high-frequency path"),
+        ({"mfab": False, "image_pyramid": True}, "image_pyramid needs mfab"),
+        ({"decoder": "bilinear"}, "decoder must be one of transposed, resize, idwt"),
+        ({"heteroscedastic": 1}, "of type bool"),
         ({"depth": 3}, "has no field depth"),
     ],
 )
 def test_impossible_values_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsValueError, match=message):
         GeneratorSettings.for_size("compact", **changes)
+
+
+def test_a_card_older_than_an_option_is_refused_and_names_it() -> None:
+    values = GeneratorSettings().to_json()
+    for option in ("image_pyramid", "unet_skips", "heteroscedastic"):
+        assert values.pop(option) is False
+    with pytest.raises(SettingsValueError, match="lacks the field heteroscedastic, image_pyramid, unet_skips"):
+        GeneratorSettings.from_json(values)
 
 
 def test_heads_are_free_where_no_attention_is() -> None:
@@ -69,8 +80,8 @@ def test_an_unknown_size_is_refused() -> None:
 
 def test_json_with_a_missing_or_unknown_field_is_refused() -> None:
     values = GeneratorSettings().to_json()
-    with pytest.raises(SettingsValueError, match="has no field image_pyramid"):
-        GeneratorSettings.from_json({**values, "image_pyramid": True})
+    with pytest.raises(SettingsValueError, match="has no field depth"):
+        GeneratorSettings.from_json({**values, "depth": True})
     del values["wavelet"]
     with pytest.raises(SettingsValueError, match="lacks the field wavelet"):
         GeneratorSettings.from_json(values)

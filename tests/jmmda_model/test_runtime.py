@@ -17,6 +17,7 @@ import torch
 from jmmda_model.bundle import Bundle, BundleError, load_generator, make_untrained_bundle, save_bundle
 from jmmda_model.imaging.contract import PreprocessingContract
 from jmmda_model.imaging.grid import GridPlacement, NetworkInput
+from jmmda_model.network.generator import build_generator
 from jmmda_model.precision import CANDIDATES, Agreement, Precision, arithmetic, choose_precision
 from jmmda_model.probe import probe_input
 from jmmda_model.runtime import Runtime, RuntimeUnavailableError
@@ -39,6 +40,18 @@ def runtime(bundle: Bundle) -> Runtime:
 def _with(bundle: Bundle, folder: Path, **changes: Any) -> Bundle:
     """Return the bundle with another card."""
     return save_bundle(folder, load_generator(bundle).state_dict(), replace(bundle.card, **changes))
+
+
+@pytest.fixture(scope="module")
+def uncertain(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle whose network predicts a scale that varies over the image."""
+    card = replace(bundle.card, generator=replace(bundle.card.generator, heteroscedastic=True))
+    torch.manual_seed(3)
+    network = build_generator(card.generator)
+    network.load_state_dict(load_generator(bundle).state_dict(), strict=False)
+    assert network.scale_head is not None
+    torch.nn.init.normal_(network.scale_head[1].weight, 0.0, 0.05)
+    return save_bundle(tmp_path_factory.mktemp("bundles") / "uncertain", network.state_dict(), card)
 
 
 def _volume(slices: int = 5, *, without: tuple[int, ...] = (), size: int = GRID, channels: int = 3) -> NetworkInput:
@@ -99,6 +112,59 @@ def test_flip_averaging_makes_the_result_equivariant(bundle: Bundle, tmp_path: P
     np.testing.assert_allclose(averaging.predict(mirrored)[..., ::-1], averaging.predict(volume), rtol=0, atol=1e-6)
     expected = 0.5 * (plain.predict(volume) + plain.predict(mirrored)[..., ::-1])
     np.testing.assert_allclose(averaging.predict(volume), expected, rtol=0, atol=1e-5)
+
+
+def _bare_scale(bundle: Bundle, volume: NetworkInput) -> np.ndarray[Any, Any]:
+    with torch.inference_mode():
+        inputs = torch.from_numpy(volume.ct.copy()), torch.from_numpy(volume.mask.copy())
+        scale: np.ndarray[Any, Any] = load_generator(bundle).forward_with_scale(*inputs)[1].exp()[:, 0].numpy()
+    return np.where(volume.mask[:, 0] > 0, scale, 0.0)
+
+
+def test_the_scale_of_the_error_comes_with_the_same_prediction(uncertain: Bundle, runtime: Runtime) -> None:
+    volume = _volume(3, without=(1,))
+    steps: list[int] = []
+    prediction, scale = Runtime.load(uncertain, device="cpu").predict_with_scale(
+        volume, progress=lambda done, _: steps.append(done)
+    )
+    np.testing.assert_array_equal(prediction, runtime.predict(volume))
+    assert steps == [0, 1, 2]
+    assert scale.dtype == np.float32
+    assert (scale[1] == 0.0).all()
+    np.testing.assert_allclose(scale[[0, 2]], _bare_scale(uncertain, volume)[[0, 2]], rtol=1e-4, atol=0)
+    brain = volume.mask[0, 0] > 0
+    assert scale[0][brain].min() > 0
+    assert scale[0][brain].std() > 1e-3
+    assert (scale[0][~brain] == 0.0).all()
+
+
+def test_the_scale_is_mirror_averaged_and_recalibrated_as_the_mean_is(uncertain: Bundle, tmp_path: Path) -> None:
+    volume = _volume(2)
+    mirrored = replace(volume, ct=volume.ct[..., ::-1].copy(), mask=volume.mask[..., ::-1].copy())
+    plain, flipped = _bare_scale(uncertain, volume), _bare_scale(uncertain, mirrored)[..., ::-1]
+    assert np.abs(plain - flipped).max() > 1e-3
+    changed = _with(uncertain, tmp_path / "b", flip_average=True, output_affine=(-0.5, 0.1))
+    _, scale = Runtime.load(changed, device="cpu").predict_with_scale(volume)
+    np.testing.assert_allclose(scale, 0.5 * 0.5 * (plain + flipped), rtol=1e-4, atol=1e-7)
+
+
+def test_a_network_without_scale_refuses_to_make_one_up(runtime: Runtime, uncertain: Bundle) -> None:
+    assert not runtime.predicts_scale
+    assert Runtime.load(uncertain, device="cpu").predicts_scale
+    with pytest.raises(RuntimeUnavailableError, match="predicts no scale") as caught:
+        runtime.predict_with_scale(_volume(1))
+    assert caught.value.code == "uncertainty"
+
+
+def test_channels_beyond_the_windows_are_only_channels(tmp_path: Path) -> None:
+    contract = PreprocessingContract(grid_px=GRID, grid_spacing_mm=3.6, neighbours=2, mirror=True)
+    wide = make_untrained_bundle(tmp_path / "wide", contract=contract)
+    runtime = Runtime.load(wide, device="cpu")
+    volume = _volume(2, channels=contract.ct_channel_count)
+    assert runtime.predict(volume)[volume.mask[:, 0] > 0].std() > 0
+    assert runtime.self_test().psnr_db > 100
+    with pytest.raises(ValueError, match="contract needs"):
+        runtime.predict(_volume(2, channels=3))
 
 
 @pytest.mark.parametrize("volume", [_volume(2, size=128), _volume(2, channels=1)])

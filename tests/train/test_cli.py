@@ -55,7 +55,7 @@ def run(*arguments: str):
     return CliRunner().invoke(app, list(arguments))
 
 
-@pytest.mark.parametrize("command", ["phantom", "fit", "evaluate", "export"])
+@pytest.mark.parametrize("command", ["phantom", "prepare", "references", "fit", "segmenter", "evaluate", "export"])
 def test_help_has_an_example(command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0
@@ -99,8 +99,8 @@ def test_journey_from_recipe_to_bundle(tmp_path: Path) -> None:
     assert "phantom" in result.output
     result = run("evaluate", str(tmp_path / "bundle"), "--recipe", str(recipe), "--cache", str(folder / "cache"))
     assert result.exit_code == 0, result.output
-    assert "Digital phantom" in result.output
-    assert "hu_polynomial" in result.output
+    assert "Phantom" in result.output
+    assert "polynomial" in result.output
 
 
 def test_phantom_set_is_written(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ Leaves out how good they are on the phantom; docs/results.md has that.
 
 from __future__ import annotations
 
+import pickle
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from training_cases import CONTRACT, drawn_case
 
-from train.controls import draw_sample, fit_controls, identity_window, smooth_in_brain
+from train.controls import ControlInput, IdentityWindow, draw_sample, fit_controls, smooth_in_brain
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def unseen():
 
 
 def predict(control, case) -> np.ndarray:
-    return control(case.hu_slices(), np.asarray(case.brain) > 0)
+    return control(ControlInput.of(case, CONTRACT))
 
 
 def test_every_control_keeps_to_the_brain_and_to_the_range(controls, unseen) -> None:
@@ -69,8 +72,9 @@ def test_controls_that_may_use_the_hu_beat_the_constant_on_hu_made_lesions(contr
 
 def test_mean_image_knows_the_place_and_not_the_hu(controls, unseen) -> None:
     brain = np.asarray(unseen.brain) > 0
-    first = controls["mean_image"](unseen.hu_slices(), brain)
-    second = controls["mean_image"](unseen.hu_slices() + 20.0, brain)
+    first = predict(controls["mean_image"], unseen)
+    brighter = replace(unseen, hu=np.asarray(unseen.hu) + 320)  # 20 HU in steps of 1/16
+    second = predict(controls["mean_image"], brighter)
     np.testing.assert_array_equal(first, second)
     assert np.ptp(first[brain]) > 0.1
 
@@ -86,7 +90,7 @@ def test_histogram_match_gives_the_training_distribution(controls, cases, unseen
 def test_identity_is_the_window() -> None:
     brain = np.ones((1, 1, 4), bool)
     hu = np.array([[[-50.0, 0.0, 40.0, 200.0]]], np.float32)
-    assert identity_window(hu, brain).ravel().tolist() == [-1.0, -1.0, 0.0, 1.0]
+    assert IdentityWindow()(ControlInput(hu, hu, hu, hu, brain)).ravel().tolist() == [-1.0, -1.0, 0.0, 1.0]
 
 
 def test_smoothing_does_not_mix_in_bone_or_air() -> None:
@@ -99,3 +103,15 @@ def test_smoothing_does_not_mix_in_bone_or_air() -> None:
 def test_no_training_case_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         fit_controls([], CONTRACT)
+
+
+def test_controls_travel_to_worker_processes(controls, unseen) -> None:
+    for name, control in controls.items():
+        again = pickle.loads(pickle.dumps(control))
+        np.testing.assert_array_equal(predict(again, unseen), predict(control, unseen), err_msg=name)
+
+
+def test_a_cap_on_training_cases_keeps_evenly_spread_ones(cases) -> None:
+    capped, two = fit_controls(cases, CONTRACT, most=2), fit_controls([cases[0], cases[-1]], CONTRACT)
+    assert capped["constant_in_mask"] == two["constant_in_mask"]
+    assert capped["constant_in_mask"] != fit_controls(cases, CONTRACT)["constant_in_mask"]

@@ -5,6 +5,7 @@ Saving and loading of bundles themselves are tested with jmmda_model.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -17,8 +18,9 @@ from jmmda_model.bundle import load_bundle
 from jmmda_model.network.generator import build_generator
 from jmmda_model.network.settings import GeneratorSettings
 from train import export as export_module
-from train.data.cache import _ARRAYS, _write_case, cache_folder, case_keys
+from train.data.cache import write_case
 from train.data.dataset import SliceDataset
+from train.data.phantom_cache import cache_folder, case_keys
 from train.export import export_run, fit_affine, probe_modules
 from train.predict import NetworkPredictor, bundle_predictor, weights_predictor
 from train.recipe import Recipe
@@ -45,7 +47,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
         drawn = drawn_case(key.seed, split=key.split)
         splits[key.split].append(drawn)
         cache.mkdir(parents=True, exist_ok=True)
-        _write_case(cache / key.name, {name: getattr(drawn, name) for name in _ARRAYS}, drawn.facts)
+        names = ("hu", "target", "brain", "lesion", "clean")
+        arrays = {name: np.asarray(getattr(drawn, name)) for name in names}
+        write_case(cache / key.name, dataclasses.replace(drawn.facts, patient=key.name), arrays)
     (folder / "data.json").write_text(json.dumps({"cache": str(cache), "contract": CONTRACT.to_json()}))
     training, validation = (SliceDataset(splits[name], CONTRACT) for name in ("train", "validation"))
     Trainer(recipe, folder, training, validation, torch.device("cpu")).fit()
@@ -135,6 +139,18 @@ def test_weights_of_an_earlier_stage_can_be_exported(tmp_path: Path, run) -> Non
     assert earlier.card.metrics["run"]["weights"] == "end of stage pixel"
     with pytest.raises(FileNotFoundError):
         export_run(run[0], tmp_path / "c", stage="none")
+
+
+def test_a_bundle_of_patients_does_not_say_phantom() -> None:
+    cases = [
+        dataclasses.replace(c, facts=dataclasses.replace(c.facts, source="aisd"))
+        for c in (drawn_case(1), drawn_case(2))
+    ]
+    recipe = tiny_recipe()
+    recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, source="prepared", folder="cache"))
+    words = export_module.training_words(recipe, cases)
+    assert words == "2 paired CT/DWI volumes prepared from aisd (2 of centre A)"
+    assert export_module.report_summary(None, "prepared")["data"] == "prepared"
 
 
 def test_flip_average_is_symmetric(run) -> None:

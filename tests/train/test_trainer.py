@@ -1,34 +1,40 @@
 """The training loop on drawn cases.
 
-Covers: a resumed run has the same next losses, stages follow each other, non-finite steps change nothing, the time
-limit ends a run, a tiny network learns to paint the lesion.
+Covers: a stopped and resumed run has the same next losses, stages follow each other, the time limit ends a run, the
+best validation is kept, a tiny network learns to paint the lesion, and only torch, NumPy and SciPy are needed.
 
-Leaves out CUDA (no device in CI) and image quality, which docs/results.md measures.
+Leaves out what one step does (test_jmmda_method.py), kills (test_training_killed.py), several processes
+(test_devices.py), CUDA (no device in CI) and image quality, which docs/results.md measures.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from training_cases import CONTRACT, drawn_case, tiny_recipe
 
+from train import schedule
 from train.data.dataset import SliceDataset
-from train.recipe import Recipe, StageRecipe
+from train.recipe import Recipe
+from train.schedule import StageClock
 from train.state import (
-    MovingAverage,
+    BEST_NAME,
+    CHECKPOINT_NAME,
     Position,
     TrainingError,
     averaged_weights,
     load_stage_weights,
     stage_of,
 )
-from train.trainer import MAX_SKIPPED_IN_A_ROW, Trainer, choose_device, rate_factor
+from train.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -108,15 +114,15 @@ def test_run_leaves_log_pictures_and_weights_of_each_stage(tmp_path: Path, data)
 
 def test_discriminator_learns_only_in_the_adversarial_stage(tmp_path: Path, data) -> None:
     run = trainer(tiny_recipe(), tmp_path, data)
-    before = [parameter.clone() for parameter in run.networks.discriminator.parameters()]
+    before = [parameter.clone() for parameter in run.method.discriminator.parameters()]
     stopper = StopAfter(4)
     run.progress, stopper.trainer = stopper, run
     run.fit()
-    assert all(map(torch.equal, before, run.networks.discriminator.parameters()))
+    assert all(map(torch.equal, before, run.method.discriminator.parameters()))
     again = trainer(tiny_recipe(), tmp_path, data)
     again.resume()
     again.fit()
-    assert not all(map(torch.equal, before, again.networks.discriminator.parameters()))
+    assert not all(map(torch.equal, before, again.method.discriminator.parameters()))
 
 
 def test_tiny_network_learns_to_paint_the_lesion(tmp_path: Path, data) -> None:
@@ -129,31 +135,19 @@ def test_tiny_network_learns_to_paint_the_lesion(tmp_path: Path, data) -> None:
     assert lines(tmp_path, "step")[-1]["loss"] < 0.5 * lines(tmp_path, "step")[0]["loss"]
 
 
-def test_step_that_is_not_finite_changes_nothing_and_is_counted(tmp_path: Path, data) -> None:
-    run = trainer(tiny_recipe(), tmp_path, data)
-    stage = run.recipe.stages[0]
-    batch = data[0].training_batch(2, stage.grid_px, run.recipe.augment, (0,))
-    broken = dataclasses.replace(batch, target=torch.full_like(batch.target, float("nan")))
-    before = {name: value.clone() for name, value in run.networks.generator.state_dict().items()}
-    run._step(stage, broken)
-    assert all(torch.equal(before[name], value) for name, value in run.networks.generator.state_dict().items())
-    assert run.position.skipped == 1
-    run._step(stage, batch)
-    assert run.position.skipped_in_a_row == 0
-    assert not all(torch.equal(before[name], value) for name, value in run.networks.generator.state_dict().items())
-    for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
-        run._step(stage, broken)
-    with pytest.raises(TrainingError, match="in a row"):
-        run._step(stage, broken)
-
-
-def test_time_limit_ends_every_stage_and_the_rate_falls_with_it(tmp_path: Path, data) -> None:
+def test_time_limit_ends_every_stage_and_the_rate_falls_with_it(
+    tmp_path: Path, data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    clock = SimpleNamespace(monotonic=lambda: next(ticks) * 0.02)  # every look at the clock takes 20 ms
+    monkeypatch.setattr(schedule, "time", clock)
     stages = [{"name": name, "grid_px": 16, "steps": 100_000, "batch": 1, "time_share": 0.5} for name in ("one", "two")]
-    recipe = tiny_recipe(stages=stages, max_minutes=0.05)
+    recipe = tiny_recipe(stages=stages, max_minutes=0.02)
     result = trainer(recipe, tmp_path, data).fit()
     assert result.finished
-    assert result.minutes < 0.15
+    assert 0.02 <= result.minutes < 0.025
     rates = [line["rate"] for line in lines(tmp_path, "step") if line["stage"] == "one"]
+    assert 5 < len(rates) < 40
     assert rates[-1] < 0.2 * rates[0]
 
 
@@ -165,34 +159,58 @@ def test_checkpoint_of_another_recipe_is_refused_and_log_settings_may_change(tmp
     trainer(patient, tmp_path, data).resume()
 
 
-def test_rate_warms_up_and_falls_to_its_final_value() -> None:
-    stage = StageRecipe(name="x", grid_px=8, steps=100, warm_up_steps=9, final_rate=0.1)
-    assert rate_factor(stage, 0, 0.0) == pytest.approx(0.1)
-    assert rate_factor(stage, 50, 0.0) == pytest.approx(1.0)
-    assert rate_factor(stage, 50, 0.5) == pytest.approx(0.55)
-    assert rate_factor(stage, 50, 1.0) == rate_factor(stage, 50, 7.0) == pytest.approx(0.1)
+@pytest.mark.parametrize("selection", ["last", "best"])
+def test_run_stands_for_its_last_or_its_best_weights(tmp_path: Path, data, selection: str) -> None:
+    log = {"every": 50, "validate_every": 1, "validation_slices": 4, "tensorboard": False, "selection": selection}
+    # The rate of the second half is absurd: what comes after the best validation is worse.
+    stage = {"name": "only", "grid_px": 16, "steps": 12, "batch": 2, "learning_rate": 3e-3}
+    run = trainer(tiny_recipe(stages=[stage], log=log), tmp_path, data)
+    stopper = StopAfter(6)
+    run.progress, stopper.trainer = stopper, run
+    run.fit()
+    worse = dataclasses.replace(run.recipe, stages=(dataclasses.replace(run.recipe.stages[0], learning_rate=1.0),))
+    run.recipe = worse
+    run.clock = StageClock(worse, run.position, run.devices)
+    run.fit()
+    scores = {line["step"]: line["brain_psnr_db"] for line in lines(tmp_path, "validation")}
+    best = max(scores, key=scores.__getitem__)
+    assert best < 12
+    last = run.method.evaluated_weights()
+    chosen = averaged_weights(tmp_path)
+    assert all(torch.equal(chosen[name], last[name]) for name in last) is (selection == "last")
+    assert (tmp_path / BEST_NAME).exists() is (selection == "best")
+    if selection == "best":
+        run.method.average.network.load_state_dict(chosen)
+        again = run.validator.run(run.method, 16, CPU)
+        assert again.brain_psnr_db == pytest.approx(scores[best], abs=1e-5)
 
 
-def test_average_follows_fast_at_first_and_slowly_later(tmp_path: Path, data) -> None:
-    network = trainer(tiny_recipe(), tmp_path, data).networks.generator
-    average = MovingAverage(network, 0.999)
-    parameter, mean = next(network.parameters()), next(average.network.parameters())
-    with torch.no_grad():
-        parameter.add_(1.0)
-    start = mean.clone()
-    average.update(network, 0)
-    torch.testing.assert_close(mean - start, torch.full_like(mean, 0.9))
-    start = mean.clone()
-    average.update(network, 10_000_000)
-    torch.testing.assert_close(mean - start, torch.full_like(mean, 0.1 * 0.001), rtol=1e-2, atol=1e-6)
-    assert not mean.requires_grad
+def test_damaged_checkpoint_is_refused_and_a_half_written_one_is_never_read(tmp_path: Path, data) -> None:
+    trainer(tiny_recipe(), tmp_path, data).fit()
+    whole = (tmp_path / CHECKPOINT_NAME).read_bytes()
+    (tmp_path / f".{CHECKPOINT_NAME}.part").write_bytes(whole[: len(whole) // 2])  # as a kill while writing leaves it
+    again = trainer(tiny_recipe(), tmp_path, data)
+    again.resume()
+    assert again.position.total == 7
+    (tmp_path / CHECKPOINT_NAME).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(TrainingError, match="damaged"):
+        trainer(tiny_recipe(), tmp_path, data).resume()
 
 
-def test_device_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == CPU
-    with pytest.raises(TrainingError, match="no CUDA"):
-        choose_device("cuda:0")
+def test_epochs_are_steps_over_the_training_slices(tmp_path: Path, data) -> None:
+    stage = {"name": "only", "grid_px": 16, "epochs": 2, "batch": 4}
+    result = trainer(tiny_recipe(stages=[stage]), tmp_path, data).fit()
+    assert len(data[0]) == 18
+    assert result.steps == 9
+
+
+def test_samples_may_be_drawn_more_often_than_figures(tmp_path: Path, data) -> None:
+    log = {"every": 50, "validate_every": 4, "samples_every": 2, "validation_slices": 2, "tensorboard": False}
+    stage = {"name": "only", "grid_px": 16, "steps": 7, "batch": 1}
+    trainer(tiny_recipe(stages=[stage], log=log), tmp_path, data).fit()
+    names = sorted(path.name for path in (tmp_path / "samples").glob("*.png"))
+    assert names == [f"only-{step:06d}.png" for step in (2, 4, 6, 7)]
+    assert [line["step"] for line in lines(tmp_path, "validation")] == [4, 7]
 
 
 def test_stage_after_the_last_is_none() -> None:
@@ -204,7 +222,8 @@ def test_stage_after_the_last_is_none() -> None:
 BARE = """
 import sys
 for name in ("typer", "rich", "pydantic", "skimage", "SimpleITK", "matplotlib", "safetensors", "cv2", "cc3d", "pydicom",
-             "pytorch_wavelets", "pywt", "highdicom", "sqlalchemy", "pandas", "nibabel", "PIL"):
+             "pytorch_wavelets", "pywt", "highdicom", "sqlalchemy", "pandas", "nibabel", "PIL", "lightning_fabric",
+             "tensorboard", "torchmetrics", "jinja2"):
     sys.modules[name] = None  # importing it raises ImportError
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
@@ -213,11 +232,13 @@ from training_cases import CONTRACT, drawn_case, tiny_recipe
 from train import controls, evaluate, export, fit, report  # noqa: F401
 from train.data import cache, phantom  # noqa: F401
 from train.data.dataset import SliceDataset
+from train.devices import open_devices
 from train.runlog import progress_bar
 from train.trainer import Trainer
 data = SliceDataset([drawn_case(1)], CONTRACT)
+recipe = tiny_recipe(log={"every": 2, "validate_every": 100, "validation_slices": 2})  # wants TensorBoard, too
 with progress_bar("x") as bar:
-    print(Trainer(tiny_recipe(), Path(sys.argv[1]), data, data, torch.device("cpu"), bar).fit().steps)
+    print(Trainer(recipe, Path(sys.argv[1]), data, data, open_devices("cpu"), bar).fit().steps)
 """
 
 

@@ -1,22 +1,19 @@
-"""Cache of preprocessed phantom volumes: memory-mapped arrays on the network grid, one folder a case.
+"""The cache that training reads: preprocessed cases as memory-mapped arrays on the network grid, one folder a case.
 
-All preprocessing goes through `jmmda_model.imaging`, the functions that the node itself calls: brain mask of the CT,
-placement on the network grid, target normalisation inside the CT mask. A case is written beside its final name and
-renamed when complete, so a cache that was interrupted is simply continued.
+Phantoms and prepared patients share this format. All preprocessing goes through `jmmda_model.imaging`, the functions
+that the node itself calls. A case is written beside its final name, flushed and renamed when complete, so whatever
+interrupts a run (a kill, a full disk) leaves complete cases only, and the cache is simply continued.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import logging
-import multiprocessing
 import os
+import re
+import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,50 +22,123 @@ from numpy.typing import NDArray
 
 from jmmda_model.imaging.contract import PreprocessingContract
 from jmmda_model.imaging.errors import ImagingError
-from train.recipe import DataRecipe
-
-_log = logging.getLogger(__name__)
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
+#: Version of the folder's layout; a cache of another one is made again.
+LAYOUT = 2
+INDEX_NAME = "cache.json"
 #: HU are kept as int16 in steps of 1/16 HU: finer than any CT, and +-2047 HU fit.
 HU_STEP = 1.0 / 16.0
 _HU_RANGE = (-1024.0, 2047.0)
 #: Targets in [-1, 1] are kept as int16 in steps of 1/32767.
 TARGET_STEP = 1.0 / 32767.0
-#: Seeds of the splits lie this far apart, and those of the centres within a split one tenth of it.
-_SPLIT_SEEDS = 10_000_000
-_CENTRE_SEEDS = 1_000_000
+
+_REQUIRED = ("hu", "target", "brain")
+_OPTIONAL = ("lesion", "clean")
+#: Open files that are asked for when many cases are mapped.
+_MOST_FILES = 65536
+_PATIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True, slots=True)
-class CaseKey:
-    """Identity of one phantom patient: split, centre and seed; the seeds of two splits never meet."""
+class CacheError(ValueError):
+    """A cache or one of its cases cannot be used.
 
-    split: Split
-    centre: str
-    seed: int
+    Parameters
+    ----------
+    code
+        ``missing``, ``layout``, ``contract``, ``case`` or ``leak``.
+    reason
+        One sentence that says what to do.
+    """
 
-    @property
-    def name(self) -> str:
-        """Folder name of the case."""
-        return f"{self.centre}-{self.seed:08d}"
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(f"{code}: {reason}")
+        self.code = code
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class CaseFacts:
-    """What is known of one phantom patient beside its images (volumes in ml, HU drop in HU, onset in hours)."""
+    """What is known of one case beside its images.
 
-    split: Split
+    Attributes
+    ----------
+    patient : str
+        Name of the case and its folder; never an identifier of a DICOM header.
+    centre : str
+        Hospital or simulated centre.
+    split : str
+        "train", "validation" or "test".
+    source : str
+        "phantom", or the layout the case was read from.
+    brain_ml : float
+        Volume of the brain mask of the CT.
+    lesion_ml : float or None
+        Volume of the lesion; 0 when it is known that there is none, None when no mask exists.
+    slice_offsets_mm : tuple of float
+        (S,) positions of the slices along their normal.
+    symmetry : (float, float)
+        Mid-sagittal line on the grid, see `jmmda_model.imaging.symmetry`.
+    target_kind : str
+        "dwi" or "adc".
+    affine : 4 x 4 or None
+        Voxel (column, row, slice) of the grid to LPS millimetres; None for phantoms.
+    registration : Mapping[str, float]
+        Figures of the registration; empty when there was none.
+    seed, lesion_kind, hu_drop, onset_h, mask_dice
+        Of phantoms only: seed, kind of lesion, loss of HU, hours from onset, Dice of the CT mask against the truth.
+    """
+
+    patient: str
     centre: str
-    seed: int
-    lesion_kind: str
-    lesion_ml: float
-    hu_drop: float
-    onset_h: float
+    split: Split
+    source: str
     brain_ml: float
-    mask_dice: float
+    lesion_ml: float | None
+    slice_offsets_mm: tuple[float, ...]
+    symmetry: tuple[float, float]
+    target_kind: str = "dwi"
+    affine: tuple[tuple[float, ...], ...] | None = None
+    registration: Mapping[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    lesion_kind: str | None = None
+    hu_drop: float | None = None
+    onset_h: float | None = None
+    mask_dice: float | None = None
+
+    def __post_init__(self) -> None:
+        if not _PATIENT.fullmatch(self.patient):
+            raise CacheError("case", f"{self.patient!r} is no name for a case: letters, digits, '.', '_' and '-' only")
+        if self.split not in SPLITS:
+            raise CacheError("case", f"{self.patient}: split must be one of {', '.join(SPLITS)}, not {self.split!r}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as kept in ``case.json``."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CaseFacts:
+        """Read `to_json`'s form back.
+
+        Raises
+        ------
+        CacheError
+            ``case`` when a key is missing or unknown.
+        """
+        if set(values) != (names := {item.name for item in fields(cls)}):
+            raise CacheError("case", f"case.json has missing or unknown keys: {sorted(names ^ set(values))}")
+        affine = values["affine"]
+        first, second = values["symmetry"]
+        return cls(
+            **{
+                **values,
+                "slice_offsets_mm": tuple(values["slice_offsets_mm"]),
+                "symmetry": (first, second),
+                "affine": None if affine is None else tuple(tuple(row) for row in affine),
+            }
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,126 +148,120 @@ class CachedCase:
     Attributes
     ----------
     facts : CaseFacts
-        Labels of the patient.
+        What is known of it.
     hu : ndarray
         (S, H, W) int16, in steps of `HU_STEP`.
-    target, clean : ndarray
-        (S, H, W) int16, in steps of `TARGET_STEP`: normalised DWI, and the same without noise, bias, ghost and
-        misregistration.
-    brain, lesion : ndarray
-        (S, H, W) uint8: brain mask of the CT as the node computes it; true lesion.
+    target : ndarray
+        (S, H, W) int16, in steps of `TARGET_STEP`: normalised DWI.
+    brain : ndarray
+        (S, H, W) uint8: brain mask of the CT as the node computes it.
+    lesion : ndarray or None
+        (S, H, W) uint8; None when no mask exists.
+    clean : ndarray or None
+        Like ``target`` without noise, bias, ghost and misregistration; phantoms only.
     """
 
     facts: CaseFacts
     hu: NDArray[np.int16]
     target: NDArray[np.int16]
-    clean: NDArray[np.int16]
     brain: NDArray[np.uint8]
-    lesion: NDArray[np.uint8]
+    lesion: NDArray[np.uint8] | None = None
+    clean: NDArray[np.int16] | None = None
+
+    @property
+    def has_lesion_label(self) -> bool:
+        """Whether it is known where the lesion is, or that there is none."""
+        return self.lesion is not None
+
+    @property
+    def has_clean(self) -> bool:
+        """Whether there is a target without noise and misregistration."""
+        return self.clean is not None
 
     def hu_slices(self, which: Any = slice(None)) -> NDArray[np.float32]:  # noqa: ANN401  (any index of the first axis)
         """HU as float32, (S, H, W)."""
         return np.asarray(self.hu[which], np.float32) * np.float32(HU_STEP)
 
     def target_slices(self, which: Any = slice(None), *, clean: bool = False) -> NDArray[np.float32]:  # noqa: ANN401
-        """Target in [-1, 1] as float32, (S, H, W)."""
-        return np.asarray((self.clean if clean else self.target)[which], np.float32) * np.float32(TARGET_STEP)
+        """Target in [-1, 1] as float32, (S, H, W).
+
+        Raises
+        ------
+        CacheError
+            ``case`` when the clean target is asked for and there is none.
+        """
+        if not clean:
+            return np.asarray(self.target[which], np.float32) * np.float32(TARGET_STEP)
+        if self.clean is None:
+            raise CacheError("case", f"{self.facts.patient} has no clean target: only phantoms have one")
+        return np.asarray(self.clean[which], np.float32) * np.float32(TARGET_STEP)
+
+    def lesion_slices(self, which: Any = slice(None)) -> NDArray[np.bool_]:  # noqa: ANN401
+        """Lesion as bool, (S, H, W); all False when no mask exists, see `has_lesion_label`."""
+        if self.lesion is None:
+            return np.zeros(np.asarray(self.brain[which]).shape, np.bool_)
+        return np.asarray(self.lesion[which]) > 0
 
 
-_ARRAYS = ("hu", "target", "clean", "brain", "lesion")
+def encode_hu(hu: NDArray[Any]) -> NDArray[np.int16]:
+    """HU to the cache's int16 steps, clipped to what they hold."""
+    return np.asarray(np.rint(np.clip(hu, *_HU_RANGE) / HU_STEP), np.int16)
 
 
-def case_keys(data: DataRecipe) -> tuple[CaseKey, ...]:
-    """List the patients of a recipe.
-
-    The first patients of a split stay the same when a recipe asks for more of them, so that a cache grows.
-    """
-    keys: list[CaseKey] = []
-    for number, split in enumerate(SPLITS):
-        counts: Mapping[str, int] = getattr(data, split)
-        for centre in sorted(counts):
-            first = (number + 1) * _SPLIT_SEEDS + (ord(centre) - ord("A")) * _CENTRE_SEEDS
-            keys.extend(CaseKey(split, centre, first + index) for index in range(counts[centre]))
-    return tuple(keys)
+def encode_target(target: NDArray[Any]) -> NDArray[np.int16]:
+    """Target in [-1, 1] to the cache's int16 steps."""
+    return np.asarray(np.rint(np.clip(target, -1.0, 1.0) / TARGET_STEP), np.int16)
 
 
-def cache_folder(root: Path, data: DataRecipe, contract: PreprocessingContract) -> Path:
-    """Folder of a cache: named by a digest of all that decides the arrays, so other settings never share it."""
-    decides = {
-        "contract": contract.to_json(),
-        "phantom": [data.matrix, data.fov_mm, data.n_slices, data.slice_mm],
-        "layout": 1,
-    }
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    return root / f"phantom-{digest}"
+def write_case(folder: Path, facts: CaseFacts, arrays: Mapping[str, NDArray[Any]]) -> CachedCase:
+    """Write a case, whole or not at all, and open it.
 
-
-def build_case(key: CaseKey, data: DataRecipe, contract: PreprocessingContract, folder: Path) -> CachedCase:
-    """Generate one phantom, preprocess it as the node does, and write it below ``folder``.
+    Parameters
+    ----------
+    folder : Path
+        Its folder, named like the patient; replaced when it exists.
+    facts : CaseFacts
+        Its facts.
+    arrays : Mapping[str, ndarray]
+        ``hu``, ``target``, ``brain``, and where known ``lesion`` and ``clean``, as `CachedCase` holds them.
 
     Raises
     ------
-    ImagingError
-        When the preprocessing refuses the volume (no brain, brain off the grid, slices too thick).
+    CacheError
+        ``case`` when arrays are missing, unknown, or of different shapes.
+    OSError
+        When it cannot be written; nothing is left behind.
     """
-    from jmmda_model.imaging.grid import resample_to_grid, to_grid_stack
-    from jmmda_model.imaging.intensity import normalise_target
-    from jmmda_model.imaging.mask import brain_mask, ensure_eligible
-    from train.data.phantom import generate_case
-
-    case = generate_case(
-        key.seed,
-        key.centre,
-        matrix=data.matrix,
-        fov_mm=data.fov_mm,
-        n_slices=data.n_slices,
-        slice_mm=data.slice_mm,
-    )
-    volume = case.ct_volume()
-    mask = brain_mask(volume)
-    ensure_eligible(mask)
-    stack = to_grid_stack(volume, mask, contract)
-    placement, brain = stack.placement, stack.brain
-    lesion = np.asarray(resample_to_grid(case.lesion, placement, nearest=True), dtype=bool)
-    targets = [
-        normalise_target(resample_to_grid(signal, placement), brain, contract) for signal in (case.dwi, case.dwi_clean)
-    ]
-    facts = CaseFacts(
-        split=key.split,
-        centre=key.centre,
-        seed=key.seed,
-        lesion_kind=str(case.lesion_kind),
-        lesion_ml=float(case.lesion_ml),
-        hu_drop=float(case.hu_drop),
-        onset_h=float(case.onset_h),
-        brain_ml=float(mask.volume_ml),
-        mask_dice=_dice(mask.mask, case.brain),
-    )
-    arrays: dict[str, NDArray[Any]] = {
-        "hu": np.rint(np.clip(stack.hu, *_HU_RANGE) / HU_STEP).astype(np.int16),
-        "target": np.rint(targets[0] / TARGET_STEP).astype(np.int16),
-        "clean": np.rint(targets[1] / TARGET_STEP).astype(np.int16),
-        "brain": brain.astype(np.uint8),
-        "lesion": (lesion & brain).astype(np.uint8),
-    }
-    _write_case(folder / key.name, arrays, facts)
-    return load_case(folder / key.name)
-
-
-def _dice(ours: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
-    both, total = int(np.count_nonzero(ours & truth)), int(np.count_nonzero(ours) + np.count_nonzero(truth))
-    return 2.0 * both / total if total else 1.0
-
-
-def _write_case(folder: Path, arrays: Mapping[str, NDArray[Any]], facts: CaseFacts) -> None:
+    unknown = set(arrays) - {*_REQUIRED, *_OPTIONAL}
+    if unknown or not set(_REQUIRED) <= set(arrays):
+        raise CacheError("case", f"{facts.patient}: a case holds {_REQUIRED} and may hold {_OPTIONAL}")
+    if len({array.shape for array in arrays.values()}) != 1:
+        raise CacheError("case", f"{facts.patient}: the arrays of a case have one shape")
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    for name, array in arrays.items():
-        np.save(part / f"{name}.npy", array)
-    (part / "case.json").write_text(json.dumps(asdict(facts), indent=1), encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    part.rename(folder)
+    try:
+        for name, array in arrays.items():
+            with (part / f"{name}.npy").open("wb") as stream:
+                np.save(stream, array)
+                stream.flush()
+                os.fsync(stream.fileno())
+        _write_text(part / "case.json", json.dumps(facts.to_json(), indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return load_case(folder)
+
+
+def _write_text(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with part.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    part.replace(path)
 
 
 def load_case(folder: Path) -> CachedCase:
@@ -207,115 +271,79 @@ def load_case(folder: Path) -> CachedCase:
     ------
     FileNotFoundError
         When the folder is not a complete case.
+    CacheError
+        ``case`` when its facts are of another version.
     """
-    facts = CaseFacts(**json.loads((folder / "case.json").read_text(encoding="utf-8")))
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
+    facts = CaseFacts.from_json(json.loads((folder / "case.json").read_text(encoding="utf-8")))
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _REQUIRED}
+    for name in _OPTIONAL:
+        if (folder / f"{name}.npy").exists():
+            arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
     return CachedCase(facts, **arrays)
 
 
+def allow_many_cases() -> None:
+    """Raise this process's limit of open files as far as it may go: each memory-mapped array of a case holds one.
+
+    The usual soft limit of 1024 is reached with two hundred cases; the hard limit is left to the administrator.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 @dataclass(frozen=True, slots=True)
-class _Job:
-    key: CaseKey
-    data: DataRecipe
+class CacheIndex:
+    """What ``cache.json`` says of a cache: the contract its arrays were made with, their source, and notes."""
+
     contract: PreprocessingContract
-    folder: Path
+    source: str
+    notes: Mapping[str, Any]
 
 
-def _run_job(job: _Job) -> str | None:
-    """Build one case in a worker process; the code of a refusal, or None."""
+def write_index(cache: Path, contract: PreprocessingContract, source: str, **notes: object) -> None:
+    """Write ``cache.json``, atomically; ``notes`` are JSON values."""
+    cache.mkdir(parents=True, exist_ok=True)
+    content = {"layout": LAYOUT, "source": source, "contract": contract.to_json(), "notes": notes}
+    _write_text(cache / INDEX_NAME, json.dumps(content, indent=1))
+
+
+def read_index(cache: Path) -> CacheIndex:
+    """Read ``cache.json``.
+
+    Raises
+    ------
+    CacheError
+        ``missing`` when the folder is no cache, ``layout`` or ``contract`` when it is of another version.
+    """
     try:
-        build_case(job.key, job.data, job.contract, job.folder)
+        content = json.loads((cache / INDEX_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CacheError("missing", f"{cache} is no cache: it has no {INDEX_NAME}; make one with prepare") from error
+    if content.get("layout") != LAYOUT:
+        raise CacheError("layout", f"{cache} has layout {content.get('layout')!r}, not {LAYOUT}: make it again")
+    try:
+        contract = PreprocessingContract.from_json(content["contract"])
     except ImagingError as error:
-        return error.code
-    return None
+        raise CacheError("contract", f"{cache}: {error.reason}: make it again") from error
+    return CacheIndex(contract, str(content["source"]), content["notes"])
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let child processes start with one thread each: the libraries read these names once, when they are imported."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def build_cache(
-    root: Path,
-    data: DataRecipe,
-    contract: PreprocessingContract,
-    *,
-    splits: Sequence[Split] = SPLITS,
-    progress: Callable[[int, int], None] | None = None,
-) -> Path:
-    """Make every case of a recipe that the cache does not hold yet.
+def load_split(cache: Path, split: Split, centres: Collection[str] | None = None) -> tuple[CachedCase, ...]:
+    """All cases of a split, in the order of their names.
 
     Parameters
     ----------
-    root : Path
-        Where caches live.
-    data : DataRecipe
-        Patients and phantom settings; ``workers`` processes share the work.
-    contract : PreprocessingContract
-        Grid and target scale.
-    splits : sequence of str
-        Which splits to make.
-    progress : callable, optional
-        Called with (done, total) after each case.
-
-    Returns
-    -------
-    Path
-        Folder of the cache. Cases that preprocessing refuses are named in ``refused.jsonl`` there and left out.
+    cache : Path
+        Folder of the cache.
+    split : str
+        Which split.
+    centres : collection of str, optional
+        Only these centres.
     """
-    folder = cache_folder(root, data, contract)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "contract.json").write_text(json.dumps(contract.to_json(), indent=1), encoding="utf-8")
-    refused = _refused(folder)
-    wanted = [key for key in case_keys(data) if key.split in splits]
-    missing = [key for key in wanted if not (folder / key.name).is_dir() and key.name not in refused]
-    done = len(wanted) - len(missing)
-    if progress:
-        progress(done, len(wanted))
-    jobs = [_Job(key, data, contract, folder) for key in missing]
-    for job, code in _outcomes(jobs, data.workers):
-        done += 1
-        if code is not None:
-            _log.warning("case %s left out: preprocessing refused it (%s)", job.key.name, code)
-            with (folder / "refused.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"case": job.key.name, "code": code}) + "\n")
-        if progress:
-            progress(done, len(wanted))
-    return folder
-
-
-def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, str | None]]:
-    """Run the jobs, in this process or in several; yields each job as it ends, with the code of a refusal or None."""
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield job, _run_job(job)
-        return
-    context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
-        futures = {pool.submit(_run_job, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _refused(folder: Path) -> set[str]:
-    file = folder / "refused.jsonl"
-    if not file.exists():
-        return set()
-    return {json.loads(line)["case"] for line in file.read_text(encoding="utf-8").splitlines()}
-
-
-def load_split(folder: Path, data: DataRecipe, split: Split) -> tuple[CachedCase, ...]:
-    """Cases of one split in the order of `case_keys`, without those that preprocessing refused."""
-    keys = [key for key in case_keys(data) if key.split == split]
-    return tuple(load_case(folder / key.name) for key in keys if (folder / key.name).is_dir())
+    allow_many_cases()
+    found = (load_case(file.parent) for file in sorted(cache.glob("[!.]*/case.json")))
+    return tuple(
+        case for case in found if case.facts.split == split and (centres is None or case.facts.centre in centres)
+    )

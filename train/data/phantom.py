@@ -26,7 +26,17 @@ from train.data.phantom_tissue import Composed, Parts, Tissue, build_texture, co
 if TYPE_CHECKING:
     from jmmda_model.imaging.volume import CtVolume
 
-__all__ = ["CENTRES", "Centre", "LesionKind", "PhantomCase", "Tissue", "generate_case"]
+__all__ = [
+    "CENTRES",
+    "Centre",
+    "LesionKind",
+    "PhantomCase",
+    "Tissue",
+    "draw_parts",
+    "generate_case",
+    "inner_depth",
+    "scan_parts",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,8 @@ class PhantomCase:
         )
 
 
-def _draw_parts(seed: int, centre: Centre, grid: Grid, lesion: str, side: str) -> Parts:
+def draw_parts(seed: int, centre: Centre, grid: Grid, lesion: str = "random", side: str = "random") -> Parts:
+    """Draw everything about a patient that does not depend on the scan; words as for `generate_case`."""
     streams = random_streams(seed, centre)
     patient = draw_patient(streams["patient"], centre.mean_age_years)
     space = build_space(streams["space"], grid, patient)
@@ -173,18 +184,20 @@ def generate_case(
         raise ValueError(f"centre must be one of {sorted(CENTRES)}, not {centre!r}")
     if matrix < 16 or n_slices < 2 or slice_mm <= 0 or fov_mm <= 0:
         raise ValueError(f"not a volume: matrix {matrix}, {n_slices} slices of {slice_mm} mm, field {fov_mm} mm")
-    scanner = CENTRES[centre]
     grid = make_grid(matrix, fov_mm, n_slices, slice_mm, tilt_deg)
-    parts = _draw_parts(seed, scanner, grid, lesion, side)
+    return scan_parts(draw_parts(seed, CENTRES[centre], grid, lesion, side), grid, slice_mm, CENTRES[centre], seed)
+
+
+def scan_parts(parts: Parts, grid: Grid, slice_mm: float, scanner: Centre, seed: int) -> PhantomCase:
+    """Scan a patient that `draw_parts` drew with the same seed and centre on the same grid of `slice_mm` slices."""
     made = compose(parts, grid, scanner)
     streams = random_streams(seed, scanner)
     bone = made.fractions[Tissue.SKULL].astype(np.float32)
     air = _air_in_head(parts, grid, made)
-    depth = _depth(parts, grid)
-    ct_hu = scan_ct(streams["ct"], grid, scanner, made.hu, bone, made.inside, depth)
+    ct_hu = scan_ct(streams["ct"], grid, scanner, made.hu, bone, made.inside, inner_depth(parts, grid))
     scan = scan_dwi(streams["dwi"], grid, scanner, made.b0, made.b1000, air, made.inside)
     lesion_mask = made.lesion > 0.5
-    voxel_ml = slice_mm * np.cos(np.deg2rad(tilt_deg)) * grid.spacing_mm**2 / 1000
+    voxel_ml = slice_mm * np.cos(np.deg2rad(grid.tilt_deg)) * grid.spacing_mm**2 / 1000
     affected = parts.plan.kind is not LesionKind.NONE
     return PhantomCase(
         ct_hu=ct_hu,
@@ -197,7 +210,7 @@ def generate_case(
         labels=_labels(made),
         spacing_mm=(slice_mm, grid.spacing_mm, grid.spacing_mm),
         seed=seed,
-        centre=centre,
+        centre=scanner.name,
         lesion_kind=parts.plan.kind,
         lesion_ml=float(lesion_mask.sum() * voxel_ml),
         hu_drop=parts.plan.hu_drop,
@@ -206,11 +219,11 @@ def generate_case(
         age_years=parts.patient.age_years,
         misregistration_mm=scan.misregistration_mm,
         slice_z_mm=grid.slice_z_mm,
-        tilt_deg=tilt_deg,
+        tilt_deg=grid.tilt_deg,
     )
 
 
-def _depth(parts: Parts, grid: Grid) -> FloatArray:
+def inner_depth(parts: Parts, grid: Grid) -> FloatArray:
     """Distance to the inner table at the slices' centres, (S, R, C), mm."""
     middle = range(grid.n_sub // 2, grid.sub_z_mm.size, grid.n_sub)
     return np.stack([grid.enlarge(parts.space.depth[k]) for k in middle])

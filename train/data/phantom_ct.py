@@ -54,6 +54,40 @@ def _petrous_bands(rng: np.random.Generator, grid: Grid, bone: FloatArray, insid
     return np.asarray(ndimage.zoom(smooth, zoom, order=1, grid_mode=True, mode="nearest"), np.float32)
 
 
+def ct_signal(
+    rng: np.random.Generator,
+    grid: Grid,
+    centre: Centre,
+    hu: FloatArray,
+    bone: FloatArray,
+    inside: FloatArray,
+    depth_mm: FloatArray,
+) -> FloatArray:
+    """What the scanner would show without noise and rounding, (S, R, C) HU: kernel, table, hardening, calibration.
+
+    Parameters
+    ----------
+    rng
+        Source of the table's position, the calibration and the streaks.
+    grid, centre
+        Geometry and scanner.
+    hu
+        (S, R, C) CT numbers of the head.
+    bone, inside
+        (S, R, C) shares of bone and of the intracranial space.
+    depth_mm
+        (S, R, C) distance to the inner table, positive inside.
+    """
+    image = hu + _headrest(grid, rng) * (hu < -900)
+    blur = centre.ct_blur_mm / grid.spacing_mm
+    image = ndimage.gaussian_filter(image, (0, blur, blur), truncate=3.0)
+    cupping = centre.ct_cupping_hu * np.exp(-np.clip(depth_mm, 0, 60) / 7.0)
+    image += inside * (cupping + centre.ct_offset_hu + rng.normal(0, 0.4))
+    image += _petrous_bands(rng, grid, bone, inside)
+    image += rng.normal(0, 0.35, (image.shape[0], 1, 1)).astype(np.float32) * inside
+    return np.asarray(image)
+
+
 def scan_ct(
     rng: np.random.Generator,
     grid: Grid,
@@ -63,33 +97,21 @@ def scan_ct(
     inside: FloatArray,
     depth_mm: FloatArray,
 ) -> NDArray[np.int16]:
-    """Scan the composed head.
+    """Scan the composed head: `ct_signal`, noise and rounding.
 
     Parameters
     ----------
     rng
-        Source of noise and of the table's position.
-    grid, centre
-        Geometry and scanner.
-    hu
-        (S, R, C) noise-free CT numbers.
-    bone, inside
-        (S, R, C) shares of bone and of the intracranial space.
-    depth_mm
-        (S, R, C) distance to the inner table, positive inside.
+        Source of all of it.
+    grid, centre, hu, bone, inside, depth_mm
+        As for `ct_signal`.
 
     Returns
     -------
     NDArray[np.int16]
         (S, R, C) CT numbers, -1024..3071.
     """
-    image = hu + _headrest(grid, rng) * (hu < -900)
-    blur = centre.ct_blur_mm / grid.spacing_mm
-    image = ndimage.gaussian_filter(image, (0, blur, blur), truncate=3.0)
-    cupping = centre.ct_cupping_hu * np.exp(-np.clip(depth_mm, 0, 60) / 7.0)
-    image += inside * (cupping + centre.ct_offset_hu + rng.normal(0, 0.4))
-    image += _petrous_bands(rng, grid, bone, inside)
-    image += rng.normal(0, 0.35, (image.shape[0], 1, 1)).astype(np.float32) * inside
+    image = ct_signal(rng, grid, centre, hu, bone, inside, depth_mm)
     thickness = float(grid.slice_z_mm[1] - grid.slice_z_mm[0])
     level = centre.ct_noise_hu * rng.uniform(0.9, 1.1) * np.sqrt(REFERENCE_THICKNESS_MM / thickness)
     # Fewer photons reach the centre of the head and the skull base.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import uuid
 from dataclasses import dataclass
@@ -127,7 +128,14 @@ def save_atomically(ds: Dataset, path: Path) -> Path:
     meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     meta.TransferSyntaxUID = _EXPLICIT_LITTLE_ENDIAN  # type: ignore[assignment]  # pydicom turns the text into a UID
     ds.file_meta = meta
+    # Written to memory first: pydicom hides the system's error number, which tells a full disk from other trouble.
+    encoded = io.BytesIO()
+    ds.save_as(encoded, enforce_file_format=True)
     part = path.with_suffix(".part")
-    ds.save_as(part, enforce_file_format=True)
-    os.replace(part, path)
+    try:
+        part.write_bytes(encoded.getbuffer())
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     return path

@@ -1,163 +1,75 @@
 """Whole sets of phantom patients on disk, made in parallel, with a manifest.
 
 A set is reproducible from its manifest: every case is named by centre and seed, and neither the number of workers nor
-the order in which they finish changes a byte of the arrays. A set that was interrupted is continued: files appear
-complete or not at all.
+the order in which they finish changes a byte of the arrays. A set that was interrupted or killed is continued: cases
+appear complete or not at all.
 """
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from train.data.phantom import generate_case
+from train.data.phantom_files import (
+    WORK_FOLDER,
+    SetFormat,
+    case_bytes,
+    load_npz,
+    save_dicom,
+    save_nifti,
+    save_npz,
+    unfinished_folder,
+)
+from train.data.phantom_headers import PhantomPatient
+from train.data.phantom_manifest import (
+    MANIFEST_NAME,
+    SetEntry,
+    SetSummary,
+    centre_facts,
+    lesion_counts,
+    read_manifest,
+    split_entries,
+    write_json,
+    write_manifest,
+)
+from train.data.phantom_mr import Vendor
+from train.data.phantom_plans import PatientPlan, PhantomSetError, SetGeometry, plan_patients
+from train.data.phantom_workers import one_thread_each
 
-from train.data.phantom import CENTRES, PhantomCase, generate_case
-from train.data.phantom_lesions import LesionKind
-
-MANIFEST_NAME = "manifest.json"
-MANIFEST_VERSION = 1
+__all__ = [
+    "PhantomSetError",
+    "SetEntry",
+    "SetFormat",
+    "SetGeometry",
+    "SetSummary",
+    "bytes_needed",
+    "check_space",
+    "load_npz",
+    "read_manifest",
+    "save_dicom",
+    "save_nifti",
+    "save_npz",
+    "write_plans",
+    "write_set",
+]
 
 Progress = Callable[[int, int], None]
 """Called with (cases done, cases in all), in the calling process."""
 
-_VOLUMES = ("ct_hu", "dwi", "b0", "adc", "dwi_clean", "lesion", "brain", "labels")
-#: Names of the NIfTI files, the layout `<root>/<patient>/{ct,dwi,brain,lesion}.nii.gz`.
-_NIFTI_NAMES = {"ct_hu": "ct"}
-
-
-class SetFormat(StrEnum):
-    """How the cases of a set are stored."""
-
-    NPZ = "npz"
-    NIFTI = "nifti"
-    DICOM = "dicom"
-
-
-@dataclass(frozen=True, slots=True)
-class SetGeometry:
-    """Geometry of all cases of a set: see `generate_case`."""
-
-    matrix: int = 256
-    fov_mm: float = 230.4
-    n_slices: int = 24
-    slice_mm: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class SetEntry:
-    """One patient of a set, as the manifest has it.
-
-    Attributes
-    ----------
-    patient
-        ``<centre>-<seed>``; one patient is one case, and is in one split only.
-    path
-        File or folder, relative to the set.
-    split
-        "train", "val" or "test".
-    seed, centre, lesion_kind, side, lesion_ml, hu_drop, onset_h, age_years, misregistration_mm
-        As in `PhantomCase`.
-    """
-
-    patient: str
-    path: str
-    split: str
-    seed: int
-    centre: str
-    lesion_kind: str
-    side: str
-    lesion_ml: float
-    hu_drop: float
-    onset_h: float
-    age_years: float
-    misregistration_mm: float
-
-
-def split_of(seed: int, centre: str) -> Literal["train", "val", "test"]:
-    """Split of a patient, 70/10/20 by a hash of seed and centre: it never depends on the rest of the set."""
-    draw = np.random.default_rng([seed, CENTRES[centre].index, 2025]).random()
-    if draw < 0.7:
-        return "train"
-    return "val" if draw < 0.8 else "test"
-
-
-def save_npz(case: PhantomCase, path: Path) -> None:
-    """Write a case as one compressed npz; images as float16 (11 bits of precision), which `load_npz` makes float32."""
-    facts = {name: getattr(case, name) for name in PhantomCase.__dataclass_fields__ if name not in _VOLUMES}
-    facts["slice_z_mm"] = case.slice_z_mm.tolist()
-    part = path.with_suffix(".part")
-    # numpy's own writer compresses at level 6, which takes longer than making the case.
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for name in _VOLUMES:
-            volume: NDArray[np.generic] = getattr(case, name)
-            if volume.dtype == np.float32:
-                volume = volume.astype(np.float16)
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(volume), allow_pickle=False)
-        archive.writestr(zipfile.ZipInfo("facts.json"), json.dumps(facts))
-    os.replace(part, path)
-
-
-def load_npz(path: Path | str) -> PhantomCase:
-    """Read a case written by `save_npz`."""
-    with zipfile.ZipFile(path) as archive:
-        facts = json.loads(archive.read("facts.json"))
-        volumes: dict[str, Any] = {}
-        for name in _VOLUMES:
-            with archive.open(f"{name}.npy") as member:
-                volume = np.lib.format.read_array(member, allow_pickle=False)
-            volumes[name] = volume.astype(np.float32) if volume.dtype == np.float16 else volume
-    facts["spacing_mm"] = tuple(facts["spacing_mm"])
-    facts["lesion_kind"] = LesionKind(facts["lesion_kind"])
-    facts["slice_z_mm"] = np.asarray(facts["slice_z_mm"])
-    return PhantomCase(**volumes, **facts)
-
-
-def save_nifti(case: PhantomCase, folder: Path) -> None:
-    """Write every volume of a case as ``<name>.nii.gz`` into a new folder, in patient coordinates."""
-    import SimpleITK as sitk
-
-    def write(part: Path) -> None:
-        for name in _VOLUMES:
-            volume = getattr(case, name)
-            image = sitk.GetImageFromArray(volume.astype(np.uint8) if volume.dtype == np.bool_ else volume)
-            z, row, column = case.spacing_mm
-            image.SetSpacing((column, row, z))
-            image.SetOrigin(tuple(case.positions_mm[0]))
-            row_way, column_way = case.orientation
-            axes = np.stack([row_way, column_way, np.cross(row_way, column_way)], axis=1)
-            image.SetDirection(tuple(axes.ravel()))
-            sitk.WriteImage(image, str(part / f"{_NIFTI_NAMES.get(name, name)}.nii.gz"), True)
-
-    _write_folder(folder, write)
-
-
-def save_dicom(case: PhantomCase, folder: Path) -> None:
-    """Write the CT of a case as a DICOM study into a new folder."""
-    from train.data.phantom_dicom import write_study
-
-    _write_folder(folder, lambda part: write_study(case, part))
-
-
-def _write_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Fill a folder beside its place and move it there when it is complete."""
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write(part)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+#: What the system says when a file system, a quota or a limit has no room left.
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+#: Bytes that stay free beside the set.
+_SPARE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,27 +77,21 @@ class _Order:
     """What one worker makes."""
 
     out: Path
-    centre: str
-    seed: int
-    geometry: SetGeometry
-    lesion: str
+    plan: PatientPlan
     form: SetFormat
-
-    @property
-    def patient(self) -> str:
-        return f"{self.centre}-{self.seed:06d}"
+    vendor: Vendor
 
     @property
     def path(self) -> Path:
-        return self.out / (f"{self.patient}.npz" if self.form is SetFormat.NPZ else self.patient)
+        return self.out / (f"{self.plan.patient}.npz" if self.form is SetFormat.NPZ else self.plan.patient)
 
     @property
     def note(self) -> Path:
         """The entry is kept beside the case, so that an interrupted set is continued without making it again."""
-        return self.out / "entries" / f"{self.patient}.json"
+        return self.out / WORK_FOLDER / "entries" / f"{self.plan.patient}.json"
 
     def recipe(self) -> dict[str, object]:
-        return {"geometry": asdict(self.geometry), "lesion": self.lesion, "format": self.form.value}
+        return asdict(self.plan) | {"format": self.form.value, "vendor": self.vendor.value}
 
 
 def _finished(order: _Order) -> SetEntry | None:
@@ -198,18 +104,23 @@ def _finished(order: _Order) -> SetEntry | None:
 
 def _make(order: _Order) -> SetEntry:
     """Make and store one case; runs in a worker process."""
-    done = _finished(order)
-    if done is not None:
-        return done
-    case = generate_case(order.seed, order.centre, lesion=order.lesion, **asdict(order.geometry))
-    save = {SetFormat.NPZ: save_npz, SetFormat.NIFTI: save_nifti, SetFormat.DICOM: save_dicom}[order.form]
-    save(case, order.path)
+    plan = order.plan
+    case = generate_case(plan.seed, plan.centre, lesion=plan.lesion, **asdict(plan.geometry))
+    # Without its note a case counts as missing: killed between the two, another recipe's case is never taken for this.
+    order.note.unlink(missing_ok=True)
+    making = unfinished_folder(order.out)
+    if order.form is SetFormat.NPZ:
+        save_npz(case, order.path, making=making)
+    elif order.form is SetFormat.NIFTI:
+        save_nifti(case, order.path, making=making)
+    else:
+        save_dicom(case, order.path, vendor=order.vendor, patient=PhantomPatient(sex=plan.sex), making=making)
     entry = SetEntry(
-        patient=order.patient,
+        patient=plan.patient,
         path=order.path.name,
-        split=split_of(order.seed, order.centre),
-        seed=order.seed,
-        centre=order.centre,
+        split=None,
+        seed=plan.seed,
+        centre=plan.centre,
         lesion_kind=case.lesion_kind.value,
         side=case.side,
         lesion_ml=round(case.lesion_ml, 3),
@@ -217,30 +128,135 @@ def _make(order: _Order) -> SetEntry:
         onset_h=round(case.onset_h, 3),
         age_years=round(case.age_years, 1),
         misregistration_mm=round(case.misregistration_mm, 3),
+        sex=plan.sex,
+        n_slices=plan.geometry.n_slices,
     )
-    _write_json(order.note, {"recipe": order.recipe(), "entry": asdict(entry)})
+    write_json(order.note, {"recipe": order.recipe(), "entry": asdict(entry)})
     return entry
 
 
-def _write_json(path: Path, content: object) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def _made(orders: list[_Order], workers: int) -> Iterator[SetEntry]:
-    if workers <= 1:
+def _made(orders: Sequence[_Order], workers: int) -> Iterator[SetEntry]:
+    if workers <= 1 or len(orders) <= 1:
         yield from map(_make, orders)
         return
     # Started afresh, not forked: a thread pool of the parent (BLAS, torch) does not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_make, order) for order in orders]):
-            yield done.result()
+    with one_thread_each():
+        pool = ProcessPoolExecutor(min(workers, len(orders)), mp_context=get_context("spawn"))
+        try:
+            for done in as_completed([pool.submit(_make, order) for order in orders]):
+                yield done.result()
+        finally:
+            # After an error the cases that wait are not made first.
+            pool.shutdown(cancel_futures=True)
+
+
+def bytes_needed(plans: Sequence[PatientPlan], form: SetFormat) -> int:
+    """Bytes that the cases will take on disk, estimated from above."""
+    return sum(case_bytes(form, plan.geometry.n_slices, plan.geometry.matrix) for plan in plans)
+
+
+def check_space(root: Path, needed: int) -> None:
+    """Refuse to start what will not fit.
+
+    Raises
+    ------
+    PhantomSetError
+        ``disk_space`` with both figures.
+    """
+    place = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if needed + _SPARE_BYTES > free:
+        figures = f"{needed / 2**20:.0f} MiB needed, {max(free - _SPARE_BYTES, 0) / 2**20:.0f} MiB free"
+        raise PhantomSetError("disk_space", f"the set does not fit on the disk: {figures}; free some or make fewer")
+
+
+def write_plans(
+    out: Path | str,
+    plans: Sequence[PatientPlan],
+    *,
+    workers: int = 1,
+    format: SetFormat | Literal["npz", "nifti", "dicom"] = SetFormat.NPZ,  # noqa: A002 - the word users type
+    vendor: Vendor | Literal["standard", "ge", "siemens", "toshiba"] = Vendor.STANDARD,
+    progress: Progress | None = None,
+    notes: Mapping[str, Any] | None = None,
+) -> SetSummary:
+    """Write the patients of a plan, with ``manifest.json`` and ``splits.json`` once all are there.
+
+    Parameters
+    ----------
+    out
+        Folder of the set; complete cases of the same recipe that are already there are kept.
+    plans
+        The patients.
+    workers
+        Processes; the result does not depend on it.
+    format
+        "npz" (read with `load_npz`), "nifti" (a folder for each patient) or "dicom" (``CT/*.dcm``, ``DWI/*.dcm`` and
+        ``lesion.nii.gz`` for each patient, as ``train prepare`` takes them).
+    vendor
+        Where the b value stands in DICOM.
+    progress
+        Called after each case, and at the start with what was kept.
+    notes
+        JSON values that go into the manifest as they are.
+
+    Raises
+    ------
+    PhantomSetError
+        ``format``, ``count`` (no or equal patients), ``disk_space`` before the start, ``disk_full``, ``disk`` or
+        ``worker`` on the way; what was complete stays, and the set can be continued.
+    """
+    form, root, began = _format_of(format), Path(out), time.monotonic()
+    orders = [_Order(root, plan, form, Vendor(vendor)) for plan in plans]
+    if not orders or len({order.path for order in orders}) != len(orders):
+        raise PhantomSetError("count", "a set has at least one patient, and none twice")
+    try:
+        found = {order.plan.patient: _finished(order) for order in orders}
+        missing = [order for order in orders if found[order.plan.patient] is None]
+        check_space(root, bytes_needed([order.plan for order in missing], form))
+        shutil.rmtree(unfinished_folder(root), ignore_errors=True)
+        (root / WORK_FOLDER / "entries").mkdir(parents=True, exist_ok=True)
+        unfinished_folder(root).mkdir()
+        # A manifest lists a complete set, so an older one goes before cases are added or replaced.
+        if missing:
+            (root / MANIFEST_NAME).unlink(missing_ok=True)
+        entries = [entry for entry in found.values() if entry is not None]
+        kept = len(entries)
+        if progress is not None:
+            progress(kept, len(orders))
+        for entry in _made(missing, workers):
+            entries.append(entry)
+            if progress is not None:
+                progress(len(entries), len(orders))
+        placed = split_entries(root, entries)
+        manifest = write_manifest(root, placed, plans, form.value, notes or {})
+        seconds = round(time.monotonic() - began, 1)
+        return SetSummary(manifest, len(placed) - kept, kept, seconds, centre_facts(placed), lesion_counts(placed))
+    except OSError as error:
+        raise _disk_error(error) from error
+    except BrokenProcessPool as error:
+        reason = "a worker process ended by itself (out of memory?); the same command goes on with fewer --workers"
+        raise PhantomSetError("worker", reason) from error
+    finally:
+        shutil.rmtree(unfinished_folder(root), ignore_errors=True)
+
+
+def _format_of(word: str) -> SetFormat:
+    try:
+        return SetFormat(word)
+    except ValueError as error:
+        raise PhantomSetError("format", f"format must be one of {[str(f) for f in SetFormat]}, not {word!r}") from error
+
+
+def _disk_error(error: OSError) -> PhantomSetError:
+    if error.errno in _NO_ROOM:
+        return PhantomSetError("disk_full", "the disk is full; make room and give the same command again to go on")
+    return PhantomSetError("disk", f"the set cannot be written: {error.strerror} ({error.filename})")
 
 
 def write_set(
     out: Path | str,
-    centre: str,
+    centre: str | Sequence[str],
     n: int,
     seed: int,
     workers: int = 1,
@@ -250,74 +266,20 @@ def write_set(
     geometry: SetGeometry | None = None,
     lesion: str = "random",
 ) -> Path:
-    """Write `n` patients of one centre, with seeds `seed`, `seed` + 1, ...
+    """Write `n` patients of each centre, with seeds `seed`, `seed` + 1, ..., and return the manifest.
 
     Parameters
     ----------
-    out
-        Folder of the set; cases that are already there are kept.
-    centre
-        "A", "B" or "C".
-    n, seed
-        Number of patients and first seed.
-    workers
-        Processes; the result does not depend on it.
-    format
-        "npz" (read with `load_npz`), "nifti" (a folder for each patient) or "dicom" (a CT study for each patient, with
-        no diffusion images: the phantom's truth is in the other formats).
-    progress
-        Called after each case.
-    geometry
-        Matrix and slices.
-    lesion
-        As for `generate_case`.
-
-    Returns
-    -------
-    Path
-        The manifest.
+    out, workers, format, progress
+        As for `write_plans`.
+    centre, n, seed, geometry, lesion
+        As for `plan_patients`.
 
     Raises
     ------
-    ValueError
-        If the centre or the format is unknown, or `n` is not positive.
+    PhantomSetError
+        As `plan_patients` and `write_plans`.
     """
-    if centre not in CENTRES:
-        raise ValueError(f"centre must be one of {sorted(CENTRES)}, not {centre!r}")
-    if n < 1:
-        raise ValueError(f"a set has at least one case, not {n}")
-    form, shape, root = SetFormat(format), geometry or SetGeometry(), Path(out)
-    (root / "entries").mkdir(parents=True, exist_ok=True)
-    orders = [_Order(root, centre, seed + index, shape, lesion, form) for index in range(n)]
-    entries = []
-    for entry in _made(orders, workers):
-        entries.append(entry)
-        if progress is not None:
-            progress(len(entries), n)
-    manifest = root / MANIFEST_NAME
-    content = {
-        "version": MANIFEST_VERSION,
-        "data": "digital phantom, no patients",
-        "format": form.value,
-        "lesion": lesion,
-        "geometry": asdict(shape),
-        "cases": [asdict(entry) for entry in sorted(entries, key=lambda e: e.seed)],
-    }
-    _write_json(manifest, content)
-    return manifest
-
-
-def read_manifest(path: Path | str) -> tuple[SetEntry, ...]:
-    """Read the entries of a set from its manifest or its folder.
-
-    Raises
-    ------
-    ValueError
-        If the manifest is of another version.
-    """
-    file = Path(path)
-    file = file / MANIFEST_NAME if file.is_dir() else file
-    content = json.loads(file.read_text(encoding="utf-8"))
-    if content["version"] != MANIFEST_VERSION:
-        raise ValueError(f"manifest version {content['version']} is not {MANIFEST_VERSION}")
-    return tuple(SetEntry(**case) for case in content["cases"])
+    centres = [centre] if isinstance(centre, str) else list(centre)
+    plans = plan_patients(centres, n, seed, geometry=geometry, lesion=lesion)
+    return write_plans(out, plans, workers=workers, format=format, progress=progress).manifest

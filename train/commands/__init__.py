@@ -1,0 +1,1 @@
+"""Commands of the training side, one module each."""
