@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from train.data.cache import CachedCase
+from train.data.cache import PHANTOM, CachedCase
 from train.evaluation.groups import KIND_PREFIX
 from train.fit import load_cases, read_run
 from train.predict import NetworkPredictor, weights_predictor
@@ -32,10 +32,8 @@ if TYPE_CHECKING:
 MISSED_AUC = 0.7
 #: Network under test in a report.
 NETWORK = "jmmda"
-_ORIGIN = {
-    "phantom": "Trained on a digital phantom: it shows that the pipeline works and says nothing about patients.",
-    "prepared": "Trained on a prepared archive; the figures hold for its patients and scanners only.",
-}
+_ON_PHANTOMS = "Trained on a digital phantom: it shows that the pipeline works and says nothing about patients."
+_ON_AN_ARCHIVE = "Trained on a prepared archive; the figures hold for its patients and scanners only."
 #: Slices of validation on which the modules are probed.
 _PROBE_SLICES = 12
 
@@ -140,9 +138,11 @@ def training_words(recipe: Recipe, cases: Sequence[CachedCase]) -> str:
         total = sum(recipe.data.train.values())
         words = _counted(recipe.data.train)
         return f"digital phantom only, no patient data: {total} generated CT/DWI volumes ({words})"
-    layouts = ", ".join(sorted({case.facts.source for case in cases}))
-    words = _counted(Counter(case.facts.centre for case in cases))
-    return f"{len(cases)} paired CT/DWI volumes prepared from {layouts} ({words})"
+    layouts = sorted({case.facts.source for case in cases})
+    words = f"{len(cases)} paired CT/DWI volumes prepared from {', '.join(layouts)}"
+    if layouts == [PHANTOM]:
+        words = f"digital phantom only, no patient data: {words}"
+    return f"{words} ({_counted(Counter(case.facts.centre for case in cases))})"
 
 
 def _counted(numbers: Mapping[str, int]) -> str:
@@ -271,6 +271,8 @@ def export_run(
     training = load_cases(recipe.data, data.cache, "train")
     affine = fit_affine(predictor, cases)
     modules = probe_modules(predictor, cases)
+    source = PHANTOM if any(case.facts.source == PHANTOM for case in training) else recipe.data.source
+    origin = _ON_PHANTOMS if source == PHANTOM else _ON_AN_ARCHIVE
     card = BundleCard(
         name=name or recipe.name,
         generator=settings,
@@ -279,11 +281,11 @@ def export_run(
         trained=True,
         output_affine=affine,
         flip_average=flip_average,
-        description=f"{recipe.description}. {_ORIGIN[recipe.data.source]} Not for diagnosis. {misses_words(report)}",
+        description=f"{recipe.description}. {origin} Not for diagnosis. {misses_words(report)}",
         metrics={
             "run": run_words(run, recipe) | {"weights": f"end of stage {stage}" if stage else "newest checkpoint"},
             "modules": {**asdict(modules), "afw_deviation": list(modules.afw_deviation)},
-            "held_out": report_summary(report, recipe.data.source),
+            "held_out": report_summary(report, source),
         },
         licence="MIT",
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -17,11 +18,14 @@ from train.data.cache import CachedCase, CacheError, Split
 from train.data.dataset import SliceDataset
 from train.data.phantom_cache import build_cache, load_phantom_split
 from train.data.prepared import open_prepared
+from train.data.splits import LEAKAGE_WARNING
 from train.devices import in_turn, open_devices
 from train.recipe import DataRecipe, InputRecipe, Recipe, contract_of
 from train.runlog import progress_bar
 from train.state import CHECKPOINT_NAME, TrainingError
 from train.trainer import FitResult, Trainer
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +176,8 @@ def fit_recipe(
             lambda: find_data(recipe, root, lambda done, total: bar.update(done, total, "phantom volumes")),
         )
     training, validation = datasets(recipe, data)
+    if recipe.data.source == "prepared" and open_prepared(data.cache).leaky and devices.rank == 0:
+        _log.warning(LEAKAGE_WARNING)
     if devices.rank == 0:
         _write_data(run, data, root)
     with progress_bar("training", show=shows, time_left=False) as bar:

@@ -151,6 +151,10 @@ def test_a_bundle_of_patients_does_not_say_phantom() -> None:
     words = export_module.training_words(recipe, cases)
     assert words == "2 paired CT/DWI volumes prepared from aisd (2 of centre A)"
     assert export_module.report_summary(None, "prepared")["data"] == "prepared"
+    phantoms = [drawn_case(1), drawn_case(2)]  # prepared from an archive of phantoms: the mark is not lost on the way
+    assert export_module.training_words(recipe, phantoms).startswith("digital phantom only, no patient data")
+    mixed = export_module.training_words(recipe, [*cases, phantoms[0]])
+    assert "aisd, phantom" in mixed
 
 
 def test_flip_average_is_symmetric(run) -> None:

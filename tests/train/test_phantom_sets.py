@@ -127,7 +127,7 @@ def test_nifti_lies_where_the_case_lies(tmp_path: Path) -> None:
     last = image.TransformIndexToPhysicalPoint((31, 31, 2))
     expected = case.positions_mm[2] + 31 * case.spacing_mm[2] * np.eye(3)[0] + 31 * case.spacing_mm[1] * np.eye(3)[1]
     assert last == pytest.approx(expected, abs=1e-3)
-    names = {path.name for path in (tmp_path / "A-000007").iterdir()}
+    names = {path.name for path in (tmp_path / "A-000007").glob("*.nii.gz")}
     assert names == {f"{n}.nii.gz" for n in ("ct", "dwi", "b0", "adc", "dwi_clean", "lesion", "brain", "labels")}
 
 
@@ -136,7 +136,7 @@ def test_dicom_sets_hold_pairs(tmp_path: Path) -> None:
 
     write_set(tmp_path, "C", 1, 2, format="dicom", geometry=SMALL)
     folder = tmp_path / "C-000002"
-    assert {path.name for path in folder.iterdir()} == {"CT", "DWI", "lesion.nii.gz"}
+    assert {path.name for path in folder.iterdir()} == {"CT", "DWI", "lesion.nii.gz", "phantom.json"}
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(folder.rglob("*.dcm"))]
     assert sorted(ds.Modality for ds in headers) == ["CT"] * 3 + ["MR"] * 6
     assert len({ds.PatientID for ds in headers}) == 1
@@ -216,7 +216,7 @@ def test_killed_while_it_works_it_goes_on_where_it_was(tmp_path: Path) -> None:
     assert 2 <= len(there) < 40
     assert not (root / "manifest.json").exists()
     for path in root.glob("A-*"):
-        assert len(list(path.iterdir())) == 8
+        assert len(list(path.glob("*.nii.gz"))) == 8
     n = len(there) + 1
     shape = SetGeometry(48, n_slices=4)
     summary = write_plans(root, plan_patients(["A"], n, 0, geometry=shape), format="nifti")
@@ -305,3 +305,22 @@ def test_the_readers_of_archives_take_the_set(tmp_path: Path, form: str) -> None
     assert pair.same_space is (form == "nifti")
     assert pair.lesion is not None
     assert pair.lesion_space == "ct"
+
+
+@pytest.mark.parametrize("form", ["nifti", "dicom"])
+def test_a_set_is_recognised_and_a_bundle_made_of_it_would_say_phantom(tmp_path: Path, form: str) -> None:
+    """From the set through ``prepare`` with nothing said about it to the facts that labels are made of."""
+    from jmmda_model.imaging import PreprocessingContract
+    from train.data.cache import load_split
+    from train.data.prepare import prepare
+    from train.data.prepare_settings import PrepareSettings
+    from train.data.readers import detect_layout
+
+    archive = tmp_path / "set"
+    write_set(archive, "A", 2, 7, format=form, geometry=SetGeometry(matrix=64, n_slices=12, slice_mm=8.0))
+    assert detect_layout(archive).name == form
+    contract = PreprocessingContract(grid_px=64, grid_spacing_mm=3.6)
+    result = prepare(archive, tmp_path / "cache", PrepareSettings(contract=contract))
+    assert result.taken == 2, [outcome.reason for outcome in result.outcomes]
+    cases = [case for split in ("train", "validation", "test") for case in load_split(tmp_path / "cache", split)]
+    assert {case.facts.source for case in cases} == {"phantom"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from train.commands.border import FAILED, REFUSED, USAGE, fail, read_recipe
 
 if TYPE_CHECKING:
     from jmmda_model.imaging.contract import PreprocessingContract
@@ -21,8 +23,6 @@ EPILOG = (
     "`jmmda-node train prepare other --out cache --centre south` for a second hospital in the same cache; "
     "`jmmda-node train prepare AISD --out cache --layout aisd --dry-run`"
 )
-
-_FAILED, _USAGE, _NOTHING = 1, 2, 3
 
 
 def prepare(
@@ -90,20 +90,15 @@ def prepare(
             return
         result = _run(root, out, settings, as_json)
     except (LayoutError, ValueError) as error:
-        _fail(error, _USAGE)
+        fail(error, USAGE)
     except PrepareError as error:
-        _fail(error, _FAILED)
+        fail(error, FAILED)
     if as_json:
         typer.echo((result.report / "report.json").read_text(encoding="utf-8"))
     else:
         _print(result)
     if not result.taken:
-        raise typer.Exit(_NOTHING)
-
-
-def _fail(reason: object, code: int) -> NoReturn:
-    Console(stderr=True).print(f"[red]failed:[/red] {escape(str(reason))}", soft_wrap=True, highlight=False)
-    raise typer.Exit(code)
+        raise typer.Exit(REFUSED)
 
 
 def _settings(
@@ -134,22 +129,15 @@ def _settings(
         split=split,
         keep_names=keep_names,
         workers=workers,
-        options=ReaderOptions(ct_unit=ct_unit, window_hu=window_hu, b_value=b_value),
+        options=ReaderOptions(ct_unit=ct_unit, window_hu=window_hu, b_value=b_value, target=target),
     )
 
 
 def _contract(recipe: Path | None) -> PreprocessingContract:
     from jmmda_model.imaging.contract import PreprocessingContract
-    from train.recipe import RecipeError, contract_of, load_recipe
+    from train.recipe import contract_of
 
-    if recipe is None:
-        return PreprocessingContract()
-    try:
-        return contract_of(load_recipe(recipe))
-    except RecipeError as error:
-        _fail("\n".join(str(fault) for fault in error.faults), _USAGE)
-    except OSError as error:
-        _fail(f"{recipe}: {error.strerror}", _USAGE)
+    return PreprocessingContract() if recipe is None else contract_of(read_recipe(recipe))
 
 
 def _run(root: Path, out: Path, settings: PrepareSettings, quiet: bool) -> PrepareResult:

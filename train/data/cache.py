@@ -29,6 +29,10 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 #: Version of the folder's layout; a cache of another one is made again.
 LAYOUT = 2
 INDEX_NAME = "cache.json"
+#: Name of the source of phantoms, and of the file that marks the folder of a phantom patient in an archive: whatever
+#: way it takes into a cache, a bundle trained on it says so.
+PHANTOM = "phantom"
+PHANTOM_MARK = "phantom.json"
 #: HU are kept as int16 in steps of 1/16 HU: finer than any CT, and +-2047 HU fit.
 HU_STEP = 1.0 / 16.0
 _HU_RANGE = (-1024.0, 2047.0)

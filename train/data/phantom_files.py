@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.cache import PHANTOM_MARK
 from train.data.phantom import PhantomCase
 from train.data.phantom_headers import PhantomPatient
 from train.data.phantom_lesions import LesionKind
@@ -152,6 +153,7 @@ def save_nifti(case: PhantomCase, folder: Path, *, making: Path | None = None) -
     def write(part: Path) -> None:
         for name in _VOLUMES:
             write_nifti(case, getattr(case, name), part / f"{_NIFTI_NAMES.get(name, name)}.nii.gz")
+        _mark(case, part)
 
     _write_folder(folder, making, write)
 
@@ -165,7 +167,18 @@ def save_dicom(
     making: Path | None = None,
 ) -> None:
     """Write a case into a new folder as ``CT/*.dcm``, ``DWI/*.dcm`` and ``lesion.nii.gz``."""
-    _write_folder(folder, making, lambda part: write_pair(case, part, vendor=vendor, patient=patient))
+
+    def write(part: Path) -> None:
+        write_pair(case, part, vendor=vendor, patient=patient)
+        _mark(case, part)
+
+    _write_folder(folder, making, write)
+
+
+def _mark(case: PhantomCase, folder: Path) -> None:
+    """Leave the mark by which ``train prepare`` knows a phantom."""
+    content = {"data": "digital phantom, no patient", "centre": case.centre, "seed": case.seed}
+    (folder / PHANTOM_MARK).write_text(json.dumps(content) + "\n", encoding="utf-8")
 
 
 def _to_disk(path: Path) -> None:

@@ -28,7 +28,7 @@ from jmmda_model.imaging import (
     to_grid_stack,
 )
 from jmmda_model.imaging.volume import BoolArray, FloatArray
-from train.data.cache import CaseFacts, encode_hu, encode_target, write_case
+from train.data.cache import PHANTOM, PHANTOM_MARK, CaseFacts, encode_hu, encode_target, write_case
 from train.data.nifti_finite import check_finite_files
 from train.data.prepare_outcome import TAKEN, Outcome
 from train.data.prepare_settings import GIVEN_MASK, PrepareSettings, given_masks
@@ -296,7 +296,7 @@ def _write(job: CaseJob, pair: PairVolumes, mask: BrainMask, images: _OnCt, trac
         centre=job.settings.centre_of(job.source),
         # Decided when all lesion volumes are known; until then the case lies where no trainer looks.
         split="train",
-        source=job.layout,
+        source=PHANTOM if is_phantom(job.source, job.root) else job.layout,
         brain_ml=float(mask.volume_ml),
         lesion_ml=None if images.lesion is None else pair.ct.volume_ml(images.lesion),
         slice_offsets_mm=tuple(np.round(stack.offsets_mm, 4).tolist()),
@@ -310,6 +310,19 @@ def _write(job: CaseJob, pair: PairVolumes, mask: BrainMask, images: _OnCt, trac
     except OSError as error:
         raise StorageError(_why(error)) from error
     return facts
+
+
+def is_phantom(source: PairSource, root: Path) -> bool:
+    """Whether a case lies in a folder that is marked as a phantom's, below or at the root of the archive."""
+    root = root.resolve()
+    places = {
+        place
+        for part in source.paths
+        for path in source.files(part)
+        for place in (path.resolve(), *path.resolve().parents)
+        if place == root or root in place.parents
+    }
+    return any((place / PHANTOM_MARK).is_file() for place in places)
 
 
 def _why(error: OSError) -> str:

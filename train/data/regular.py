@@ -1,4 +1,4 @@
-"""What registration works on: a CT on a regular grid, the head in a diffusion volume, and the way back to the voxels."""
+"""What registration works on: a CT on a regular grid, the head in a diffusion volume, and resampling at CT voxels."""
 
 from __future__ import annotations
 

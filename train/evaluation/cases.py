@@ -11,6 +11,7 @@ from pathlib import Path
 from jmmda_model.imaging.contract import PreprocessingContract
 from train.data.cache import CachedCase, Split, load_split, read_index
 from train.data.phantom_cache import build_cache, load_phantom_split
+from train.data.prepared import open_prepared
 from train.recipe import DataRecipe
 
 #: What a network and a prepared folder must agree on.
@@ -129,8 +130,9 @@ def _prepared(
     if differ:
         raise EvaluationError("contract", f"{folder} was prepared with other {', '.join(differ)} than the network has")
     chosen = tuple(centres) or data.centres_test or None
-    test = _first_of_each_centre(load_split(folder, "test", chosen), volumes)
-    training = load_split(folder, "train", data.centres_train or None)
+    opened = open_prepared(folder)
+    test = _first_of_each_centre(opened.cases("test", chosen), volumes)
+    training = opened.cases("train", data.centres_train or None)
     return EvaluationCases(test, training, tuple(sorted({case.facts.centre for case in training})))
 
 

@@ -93,7 +93,7 @@ class DicomReader:
         try:
             choice = judge_pair(find_series(folder), target=self.options.target)
             ct = load_ct_series(choice.ct, self.options)
-            diffusion = read_diffusion(choice.dwi, b_value=self.options.b_value)
+            diffusion = read_diffusion(choice.dwi, b_value=self.options.b_value, b0_series=choice.b0)
         except DiffusionError as error:
             raise refused(error) from error
         parts = PairParts(
