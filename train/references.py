@@ -36,7 +36,7 @@ from train.data.phantom_filter import (
     prior_counts,
 )
 from train.data.phantom_plans import SetGeometry
-from train.data.phantom_workers import one_thread_each
+from train.data.workers import one_thread_each
 from train.metrics import Interval, ScoreHistogram, bootstrap
 from train.recipe import DataRecipe
 

@@ -465,17 +465,18 @@ def test_ct_and_adc_of_different_worlds_are_refused(case, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("name", "code"), [("NCCT", "no_ct"), ("Adc", "no_dwi")])
 def test_a_missing_or_doubled_file_is_refused(case, tmp_path: Path, name, code) -> None:
-    apis_case(tmp_path / "train_000", case)
+    for folder in ("train_000", "train_001"):  # the second stays whole: a root without any ncct is no APIS
+        apis_case(tmp_path / folder, case)
     path = tmp_path / "train_000" / f"train_000_{name}.nii.gz"
     shutil.copy(path, path.with_name(f"copy_{name}.nii.gz"))
     with refusal(code) as caught:
-        APIS.load(only(APIS.find(tmp_path)))
+        APIS.load(APIS.find(tmp_path)[0])
     assert caught.value.figures == {"files": 2}
 
     path.unlink()
     path.with_name(f"copy_{name}.nii.gz").unlink()
     with refusal(code):
-        APIS.load(only(APIS.find(tmp_path)))
+        APIS.load(APIS.find(tmp_path)[0])
 
 
 def test_a_case_without_masks_is_unknown(case, tmp_path: Path) -> None:

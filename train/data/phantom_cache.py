@@ -6,12 +6,10 @@ differ in windows, context or number of patients share it.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import multiprocessing
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -36,6 +34,7 @@ from train.data.cache import (
     write_case,
     write_index,
 )
+from train.data.workers import one_thread_each
 from train.recipe import DataRecipe
 
 _log = logging.getLogger(__name__)
@@ -163,22 +162,6 @@ def _run_job(job: _Job) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let child processes start with one thread each: the libraries read these names once, when they are imported."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def build_cache(
     root: Path,
     data: DataRecipe,
@@ -234,7 +217,7 @@ def _outcomes(jobs: Sequence[_Job], workers: int) -> Iterator[tuple[_Job, str | 
             yield job, _run_job(job)
         return
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = {pool.submit(_run_job, job): job for job in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()

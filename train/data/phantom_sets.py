@@ -44,7 +44,7 @@ from train.data.phantom_manifest import (
 )
 from train.data.phantom_mr import Vendor
 from train.data.phantom_plans import PatientPlan, PhantomSetError, SetGeometry, plan_patients
-from train.data.phantom_workers import one_thread_each
+from train.data.workers import one_thread_each
 
 __all__ = [
     "PhantomSetError",

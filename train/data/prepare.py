@@ -12,7 +12,6 @@ import errno
 import json
 import logging
 import multiprocessing
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -38,6 +37,7 @@ from train.data.prepare_settings import PrepareSettings, given_masks
 from train.data.prepared import SLICES_NAME, differing
 from train.data.readers import LayoutError, PairSource, Reader, detect_layout, reader_for
 from train.data.splits import LEAKAGE_WARNING, SplitCase, SplitError, assign_splits, slice_splits
+from train.data.workers import one_thread_each
 
 _log = logging.getLogger(__name__)
 
@@ -245,29 +245,13 @@ def _outcomes(jobs: Sequence[CaseJob], workers: int) -> Iterator[Outcome]:
         return
     # Started afresh, not forked: a thread pool of the parent (BLAS, ITK) does not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with one_thread_each(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [pool.submit(run_case, job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Let child processes start with one thread each: the libraries read these names once, when they are imported."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _settle(cache: Path, outcomes: Sequence[Outcome], settings: PrepareSettings) -> list[Outcome]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jmmda_model.imaging.contract import PreprocessingContract
-from train.data.cache import CachedCase, Split, load_split, read_index
+from train.data.cache import CachedCase, CacheError, Split, load_split, read_index
 from train.data.phantom_cache import build_cache, load_phantom_split
 from train.data.prepared import open_prepared
 from train.recipe import DataRecipe
@@ -131,8 +131,11 @@ def _prepared(
         raise EvaluationError("contract", f"{folder} was prepared with other {', '.join(differ)} than the network has")
     chosen = tuple(centres) or data.centres_test or None
     opened = open_prepared(folder)
-    test = _first_of_each_centre(opened.cases("test", chosen), volumes)
-    training = opened.cases("train", data.centres_train or None)
+    try:
+        test = _first_of_each_centre(opened.cases("test", chosen), volumes)
+        training = opened.cases("train", data.centres_train or None)
+    except CacheError as error:
+        raise EvaluationError("no_cases", error.reason) from error
     return EvaluationCases(test, training, tuple(sorted({case.facts.centre for case in training})))
 
 
