@@ -155,15 +155,18 @@ def context_planes(
 
 def _enlarge(maps: FloatArray, size: tuple[int, int]) -> FloatArray:
     """Bring coarse maps (..., h, w) to a size by linear interpolation between the centres of their pixels."""
-    rows, columns = (_interpolation(*lengths) for lengths in zip(maps.shape[-2:], size, strict=True))
-    return np.asarray(rows @ maps @ columns.T, np.float32)
+    lower, upper, share = _between(maps.shape[-2], size[0])
+    rows = maps[..., lower, :] * (1 - share[:, None]) + maps[..., upper, :] * share[:, None]
+    lower, upper, share = _between(maps.shape[-1], size[1])
+    return np.asarray(rows[..., lower] * (1 - share) + rows[..., upper] * share, np.float32)
 
 
 @functools.cache
-def _interpolation(coarse: int, fine: int) -> FloatArray:
-    """(fine, coarse) weights of linear interpolation; beyond the outermost centres the edge goes on."""
+def _between(coarse: int, fine: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
+    """For each fine pixel its two coarse neighbours and the share of the second; beyond the ends the edge goes on."""
     place = np.clip((np.arange(fine) + 0.5) * coarse / fine - 0.5, 0, coarse - 1)
-    return np.maximum(0.0, 1.0 - np.abs(place[:, None] - np.arange(coarse))).astype(np.float32)
+    lower = np.floor(place).astype(np.intp)
+    return lower, np.minimum(lower + 1, coarse - 1), (place - lower).astype(np.float32)
 
 
 def ct_channels(planes: npt.NDArray[Any], contract: PreprocessingContract) -> FloatArray:
