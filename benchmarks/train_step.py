@@ -33,8 +33,9 @@ from train.devices import SingleDevice, choose_device
 from train.dryrun import random_batch, step_gflop
 from train.feeding import DiskSource, Feeder, synchronise
 from train.guard import StepGuard
-from train.methods import Method, Moment, build_method
+from train.methods import Method, Moment
 from train.recipe import Recipe, RuntimeRecipe, contract_of, discriminator_settings, generator_settings, load_recipe
+from train.registry import build_method, channels_of
 from train.state import Position
 
 #: Side of the square matrices of the product, by device: large enough to reach the device's rate.
@@ -87,7 +88,7 @@ def variants(recipe: Recipe, device: torch.device, names: list[str]) -> Iterator
         changed = known[name]()
         method = build_method(changed, devices, StepGuard(devices, Position()))
         stage = changed.stages[0]
-        yield Variant(name, changed, method, random_batch(method, stage.batch, stage.grid_px, device))
+        yield Variant(name, changed, method, random_batch(channels_of(changed), stage.batch, stage.grid_px, device))
 
 
 def product_gflops(device: torch.device) -> float:

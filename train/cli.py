@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from train.commands import evaluate, export, fit, phantom, prepare, references, segmenter
+from train.commands import evaluate, experiment, export, fit, methods, phantom, prepare, references, segmenter
 
 app = typer.Typer(
     name="train",
@@ -23,6 +23,8 @@ app.command(epilog=phantom.EPILOG)(phantom.phantom)
 app.command(epilog=prepare.EPILOG)(prepare.prepare)
 app.command(epilog=references.EPILOG)(references.references)
 app.command(epilog=fit.EPILOG)(fit.fit)
+app.command(epilog=experiment.EPILOG)(experiment.experiment)
+app.command(epilog=methods.EPILOG)(methods.methods)
 app.command(epilog=segmenter.EPILOG)(segmenter.segmenter)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=export.EPILOG)(export.export)

@@ -11,23 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from jmmda_model.imaging.contract import PreprocessingContract
-from jmmda_model.network.counting import NetworkCost, describe
+from jmmda_model.network.counting import NetworkCost, count_gmac, count_parameters, count_saved_mib, describe
+from train.baselines.base import Channels
 from train.data.dataset import Batch, SliceDataset
 from train.data.phantom_cache import cache_folder, load_phantom_split
 from train.devices import SingleDevice
 from train.feeding import synchronise
 from train.fit import load_cases, run_contract
 from train.guard import StepGuard
-from train.methods import Method, Moment, build_method
-from train.recipe import Recipe, StageRecipe, discriminator_settings, generator_settings
+from train.methods import Method, Moment
+from train.recipe import JMMDA, Recipe, StageRecipe, discriminator_settings, generator_settings
+from train.registry import build_companions, build_method, build_translator, channels_of
 from train.schedule import stage_steps
 from train.staged import staged_bytes
 from train.state import Position
 
 #: Copies of the weights in fp32: weights, gradients, two moments of Adam, and for the generator the average.
-_GENERATOR_COPIES, _DISCRIMINATOR_COPIES = 5, 4
+_GENERATOR_COPIES, _COMPANION_COPIES = 5, 4
 _MIB = 2**20
 
 
@@ -36,8 +41,9 @@ class StagePlan:
     """One stage: what it costs.
 
     ``images`` are slices seen by all processes, ``gflop_per_image`` the floating-point operations of one update of
-    all networks (3 forward equivalents of the generator, 8 of the discriminator), ``activations_mib`` what one process
-    keeps for the backward pass; ``seconds_per_step`` and ``minutes`` are None unless measured.
+    all networks (for JMMDA-GAN 3 forward equivalents of the generator and 8 of the discriminator; for a comparison
+    method counted in a real step, so only when measured), ``activations_mib`` what one process keeps for the backward
+    pass (of a comparison method: its generator alone); ``seconds_per_step`` and ``minutes`` are None unless measured.
     """
 
     name: str
@@ -47,7 +53,7 @@ class StagePlan:
     images: int | None
     adversarial: bool
     precision: str
-    gflop_per_image: float
+    gflop_per_image: float | None
     activations_mib: float
     seconds_per_step: float | None = None
     minutes: float | None = None
@@ -67,8 +73,9 @@ class SplitPlan:
 class RunPlan:
     """What a recipe will do.
 
-    ``weights_mib`` holds weights, gradients, moments and average of all networks; ``peak_mib`` adds the activations of
-    the largest stage and staged data. Both are estimates, without the allocator's and the libraries' own memory.
+    ``companions`` are the parameters of the networks that a comparison method needs in training only. ``weights_mib``
+    holds weights, gradients, moments and average of all networks; ``peak_mib`` adds the activations of the largest
+    stage and staged data. Both are estimates, without the allocator's and the libraries' own memory.
     """
 
     recipe: str
@@ -78,7 +85,8 @@ class RunPlan:
     max_minutes: float | None
     minutes: float | None
     generator: NetworkCost
-    discriminator: NetworkCost
+    discriminator: NetworkCost | None
+    companions: Mapping[str, int]
     weights_mib: float
     staged_mib: float
     peak_mib: float
@@ -119,8 +127,10 @@ def plan_run(
     method = _method(recipe, device) if measure else None
     stages = tuple(_stage_plan(recipe, stage, slices, processes, method, device) for stage in recipe.stages)
     largest = max(stage.grid_px for stage in recipe.stages)
-    costs = _costs(recipe, largest)
-    weights = 4 * (_GENERATOR_COPIES * costs[0].parameters + _DISCRIMINATOR_COPIES * costs[1].parameters) / _MIB
+    generator, discriminator = _costs(recipe, largest)
+    companions = _companions(recipe)
+    others = sum(companions.values()) + (discriminator.parameters if discriminator else 0)
+    weights = 4 * (_GENERATOR_COPIES * generator.parameters + _COMPANION_COPIES * others) / _MIB
     staged = staged_bytes(slices, contract) / _MIB if recipe.data.on_device else 0.0
     return RunPlan(
         recipe=recipe.name,
@@ -129,8 +139,9 @@ def plan_run(
         processes=processes,
         max_minutes=recipe.max_minutes,
         minutes=_total_minutes(recipe, stages),
-        generator=costs[0],
-        discriminator=costs[1],
+        generator=generator,
+        discriminator=discriminator,
+        companions=companions,
         weights_mib=weights,
         staged_mib=staged,
         peak_mib=weights + staged + max(stage.activations_mib for stage in stages),
@@ -139,8 +150,31 @@ def plan_run(
     )
 
 
-def _costs(recipe: Recipe, grid_px: int) -> tuple[NetworkCost, NetworkCost]:
-    return _cost(generator_settings(recipe.generator), grid_px), _cost(discriminator_settings(recipe), grid_px)
+def _costs(recipe: Recipe, grid_px: int) -> tuple[NetworkCost, NetworkCost | None]:
+    if recipe.method == JMMDA:
+        return _cost(generator_settings(recipe.generator), grid_px), _cost(discriminator_settings(recipe), grid_px)
+    return translator_cost(recipe, grid_px), None
+
+
+def translator_cost(recipe: Recipe, grid_px: int) -> NetworkCost:
+    """What the network of a comparison method that predicts costs, counted without computing anything."""
+    channels = channels_of(recipe)
+    with FakeTensorMode():
+        network = build_translator(recipe)
+        inputs = [torch.zeros(1, count, grid_px, grid_px) for count in (channels.ct, channels.mask)]
+        return NetworkCost(
+            parameters=count_parameters(network),
+            gmac=count_gmac(network.eval(), *inputs),
+            saved_mib=count_saved_mib(network.train(), *inputs, parameters=network.parameters()),
+        )
+
+
+def _companions(recipe: Recipe) -> dict[str, int]:
+    """Parameters of what a comparison method trains beside the network that predicts."""
+    if recipe.method == JMMDA:
+        return {}
+    with torch.device("meta"):
+        return {name: count_parameters(network) for name, network in build_companions(recipe).items()}
 
 
 #: Counting a large network takes seconds, and the stages of a recipe share their resolutions.
@@ -162,8 +196,9 @@ def _stage_plan(
     generator, discriminator = _costs(recipe, stage.grid_px)
     steps = stage_steps(stage, slices, processes) or None
     # Kept at the same time: the generator's graph, and the discriminator's of truth and of the prediction.
-    saved = stage.batch * (generator.saved_mib + 2.0 * discriminator.saved_mib * stage.adversarial)
-    seconds = measure_step(method, stage, device) if method is not None else None
+    judged = discriminator.saved_mib if discriminator and stage.adversarial else 0.0
+    saved = stage.batch * (generator.saved_mib + 2.0 * judged)
+    seconds, counted = measure_step(method, recipe, stage, device) if method is not None else (None, None)
     return StagePlan(
         name=stage.name,
         grid_px=stage.grid_px,
@@ -172,7 +207,9 @@ def _stage_plan(
         images=steps * stage.batch * processes if steps else None,
         adversarial=stage.adversarial,
         precision=stage.precision,
-        gflop_per_image=step_gflop(generator, discriminator, adversarial=stage.adversarial),
+        gflop_per_image=step_gflop(generator, discriminator, adversarial=stage.adversarial)
+        if discriminator
+        else counted,
         activations_mib=saved / (2.0 if stage.precision == "bf16" else 1.0),
         seconds_per_step=seconds,
         minutes=_minutes(recipe, stage, steps, seconds),
@@ -211,22 +248,46 @@ def _method(recipe: Recipe, device: torch.device) -> Method:
     return build_method(recipe, devices, StepGuard(devices, Position()))
 
 
-def measure_step(method: Method, stage: StageRecipe, device: torch.device, *, steps: int = 3) -> float:
-    """Seconds of one step of a stage on random images: the median after one step that warms up."""
-    batch = random_batch(method, stage.batch, stage.grid_px, device)
+def measure_step(
+    method: Method, recipe: Recipe, stage: StageRecipe, device: torch.device, *, steps: int = 3
+) -> tuple[float, float]:
+    """Seconds of one step of a stage on random images (the median after one that warms up), and 1e9 floating-point
+    operations an image that were counted in that first one.
+    """  # noqa: D205  (one sentence)
+    batch = random_batch(channels_of(recipe), stage.batch, stage.grid_px, device)
+    with OperationCounter() as counter:
+        method.step(batch, Moment(stage, 0, 1.0, logged=False))
     seconds = []
-    for step in range(steps + 1):
+    for step in range(steps):
         synchronise(device)
         started = time.perf_counter()
         method.step(batch, Moment(stage, step + 1, 1.0, logged=False))
         synchronise(device)
         seconds.append(time.perf_counter() - started)
-    return sorted(seconds[1:])[(steps - 1) // 2]
+    return sorted(seconds)[(steps - 1) // 2], counter.flop / stage.batch / 1e9
 
 
-def random_batch(method: Method, size: int, grid_px: int, device: torch.device) -> Batch:
-    """Random images with a round brain and a round lesion, of the shapes that a method's generator takes."""
-    settings: Any = method.networks()["generator"].settings
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts floating-point operations as torch's own counter does, in `flop`.
+
+    That one follows modules by hooks on gradients, and fails where a method differentiates a gradient (R1, HisGAN).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flop = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        """Run an operation and count it."""
+        named = kwargs or {}
+        answer = func(*args, **named)
+        if (formula := flop_registry.get(func._overloadpacket)) is not None:
+            self.flop += formula(*args, **named, out_val=answer)
+        return answer
+
+
+def random_batch(channels: Channels, size: int, grid_px: int, device: torch.device) -> Batch:
+    """Random images with a round brain and a round lesion, of the channels that a recipe's input makes."""
     random = torch.Generator().manual_seed(0)
     away = torch.arange(grid_px) - (grid_px - 1) / 2.0
     distance = torch.sqrt(away[:, None] ** 2 + away[None] ** 2)
@@ -236,9 +297,9 @@ def random_batch(method: Method, size: int, grid_px: int, device: torch.device) 
     def noise(channels: int) -> torch.Tensor:
         return torch.rand(size, channels, grid_px, grid_px, generator=random) * 2.0 - 1.0
 
-    mask = torch.cat([brain, noise(max(0, settings.mask_channels - 1))], dim=1)
+    mask = torch.cat([brain, noise(max(0, channels.mask - 1))], dim=1)
     target = torch.where(brain > 0, noise(1), -torch.ones_like(brain))
-    return Batch(noise(settings.in_channels), mask, target, brain, lesion, torch.ones(size)).to(device)
+    return Batch(noise(channels.ct), mask, target, brain, lesion, torch.ones(size)).to(device)
 
 
 def plan_lines(plan: RunPlan) -> list[tuple[str, str]]:
@@ -252,7 +313,9 @@ def plan_lines(plan: RunPlan) -> list[tuple[str, str]]:
     networks = [
         (name, f"{cost.parameters / 1e6:.3f} M parameters, {cost.gmac:.2f} GMAC a slice")
         for name, cost in (("generator", plan.generator), ("discriminator", plan.discriminator))
+        if cost is not None
     ]
+    networks += [(name, f"{count / 1e6:.3f} M parameters") for name, count in plan.companions.items()]
     return [
         *networks,
         ("memory, estimate", f"{plan.peak_mib:.0f} MiB ({plan.weights_mib:.0f} weights, {plan.staged_mib:.0f} data)"),

@@ -25,7 +25,8 @@ from train.evaluation.targets import NETWORK, OTHER_PREFIX, ratios_of, targets_o
 from train.fit import read_run
 from train.metrics import MS_SSIM_BETAS, SSIM_RADIUS, SSIM_SIGMA
 from train.predict import Predictor, bundle_predictor, weights_predictor
-from train.recipe import Recipe, generator_settings
+from train.recipe import Recipe
+from train.registry import build_translator
 from train.state import averaged_weights
 
 if TYPE_CHECKING:
@@ -268,8 +269,9 @@ def open_subject(name: str) -> Subject:
         bundle = bundle_predictor(name)
         return Subject(bundle, bundle.contract)
     recipe, data = read_run(folder)
-    settings = generator_settings(recipe.generator)
-    predictor = weights_predictor(settings, averaged_weights(folder), data.contract, f"run {recipe.name}")
+    predictor = weights_predictor(
+        build_translator(recipe), averaged_weights(folder), data.contract, f"run {recipe.name}"
+    )
     root = data.cache if recipe.data.source == "prepared" else data.cache.parent
     return Subject(predictor, data.contract, recipe, root)
 

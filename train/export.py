@@ -11,19 +11,20 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from jmmda_model.network.generator import Generator, build_generator
 from train.data.cache import PHANTOM, CachedCase
 from train.evaluation.groups import KIND_PREFIX
 from train.fit import load_cases, read_run
 from train.predict import NetworkPredictor, weights_predictor
-from train.recipe import Recipe, generator_settings
+from train.recipe import JMMDA, Recipe, generator_settings
 from train.runlog import RunLog
-from train.state import averaged_weights, load_stage_weights
+from train.state import TrainingError, averaged_weights, load_stage_weights
 
 if TYPE_CHECKING:
     from jmmda_model.bundle import Bundle
@@ -94,7 +95,7 @@ def probe_modules(predictor: NetworkPredictor, cases: Sequence[CachedCase]) -> M
         When no case has brain.
     """
     ct, mask = _probe_inputs(predictor, cases)
-    network = predictor.network
+    network = cast(Generator, predictor.network)
     output, weights = network.forward_with_weights(ct, mask)
     brain = mask[:, :1] > 0.5
     deviation = tuple(float((weight - 1.0 / weight.shape[1]).abs().mean()) for weight in weights)
@@ -254,18 +255,22 @@ def export_run(
     FileNotFoundError
         When the run has no checkpoint or has not finished that stage.
     train.state.TrainingError
-        When its data are gone or its checkpoint is damaged.
+        When it is of a comparison method, its data are gone or its checkpoint is damaged.
     jmmda_model.bundle.BundleError
         When the bundle cannot be written.
     """
     from jmmda_model.bundle import BundleCard, save_bundle
 
     recipe, data = read_run(run)
+    if recipe.method != JMMDA:
+        raise TrainingError(
+            "method", f"the node runs JMMDA-GAN; {run} holds {recipe.method}, which can be evaluated only"
+        )
     weights = load_stage_weights(run, stage) if stage else averaged_weights(run)
     settings = generator_settings(recipe.generator)
     # The stored values are fp16: calibrate the network that will run, not the one that was trained.
     stored = {key: value.half().float() for key, value in weights.items()}
-    predictor = weights_predictor(settings, stored, data.contract, recipe.name)
+    predictor = weights_predictor(build_generator(settings), stored, data.contract, recipe.name)
     predictor.flip_average = flip_average
     cases = load_cases(recipe.data, data.cache, "validation")[:max_cases]
     training = load_cases(recipe.data, data.cache, "train")

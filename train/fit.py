@@ -20,7 +20,7 @@ from train.data.phantom_cache import build_cache, load_phantom_split
 from train.data.prepared import open_prepared
 from train.data.splits import LEAKAGE_WARNING
 from train.devices import in_turn, open_devices
-from train.recipe import DataRecipe, InputRecipe, Recipe, contract_of
+from train.recipe import DataRecipe, Recipe, channel_values, contract_of
 from train.runlog import progress_bar
 from train.state import CHECKPOINT_NAME, TrainingError
 from train.trainer import FitResult, Trainer
@@ -65,8 +65,7 @@ def run_contract(recipe: Recipe) -> PreprocessingContract:
         made_with = open_prepared(Path(data.folder)).index.contract
     except CacheError as error:
         raise TrainingError("data", error.reason) from error
-    wanted = {item.name: getattr(recipe.input, item.name) for item in dataclasses.fields(InputRecipe)}
-    contract = dataclasses.replace(made_with, **wanted)
+    contract = dataclasses.replace(made_with, **channel_values(recipe.input))
     for stage in recipe.stages:
         if contract.grid_px % stage.grid_px:
             raise TrainingError(

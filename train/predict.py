@@ -9,13 +9,11 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from jmmda_model.imaging.context import ct_channels
 from jmmda_model.imaging.contract import PreprocessingContract
 from jmmda_model.imaging.intensity import mask_channels
-from jmmda_model.network.generator import Generator, build_generator
-from jmmda_model.network.settings import GeneratorSettings
 from train.data.cache import CachedCase
 from train.data.dataset import case_asymmetry, case_planes
 
@@ -34,12 +32,12 @@ class Predictor(Protocol):
 
 
 class NetworkPredictor:
-    """A generator with an output affine.
+    """A network with an output affine.
 
     Parameters
     ----------
-    network : Generator
-        Trained; moved to ``device`` and set to evaluation.
+    network : nn.Module
+        Trained, called with CT and mask channels; moved to ``device`` and set to evaluation.
     contract : PreprocessingContract
         Of the cases.
     affine : (float, float)
@@ -54,7 +52,7 @@ class NetworkPredictor:
 
     def __init__(
         self,
-        network: Generator,
+        network: nn.Module,
         contract: PreprocessingContract,
         *,
         affine: tuple[float, float] = (1.0, 0.0),
@@ -63,7 +61,7 @@ class NetworkPredictor:
         device: torch.device | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.network: Generator = network.to(self.device)
+        self.network: nn.Module = network.to(self.device)
         self.network.eval()
         self.contract = contract
         self.affine = affine
@@ -86,7 +84,7 @@ class NetworkPredictor:
     @torch.no_grad()
     def raw(self, ct: Tensor, mask: Tensor) -> NDArray[np.float32]:
         """(n, H, W) output of the network before the affine."""
-        output = self.network(ct, mask)
+        output: Tensor = self.network(ct, mask)
         if self.flip_average:
             output = (output + self.network(ct.flip(-1), mask.flip(-1)).flip(-1)) / 2.0
         return np.asarray(output[:, 0].cpu().numpy(), np.float32)
@@ -105,14 +103,13 @@ class NetworkPredictor:
 
 
 def weights_predictor(
-    settings: GeneratorSettings,
+    network: nn.Module,
     weights: Mapping[str, Tensor],
     contract: PreprocessingContract,
     description: str,
     device: torch.device | None = None,
 ) -> NetworkPredictor:
-    """Predictor of plain weights, without affine."""
-    network = build_generator(settings)
+    """Predictor of plain weights, put into a network of their shape, without affine."""
     network.load_state_dict(dict(weights))
     return NetworkPredictor(network, contract, description=description, device=device)
 

@@ -24,7 +24,8 @@ _FREE_KEYS = ("max_minutes", "log", "description", "run")
 class TrainingError(RuntimeError):
     """Raised when a run cannot start or go on; ``code`` names the kind, ``reason`` says it in words.
 
-    Codes: ``device``, ``fabric``, ``run_exists``, ``checkpoint``, ``other_recipe``, ``not_finite``, ``data``.
+    Codes: ``device``, ``fabric``, ``run_exists``, ``checkpoint``, ``other_recipe``, ``not_finite``, ``data``,
+    ``method``.
     """
 
     def __init__(self, code: str, reason: str) -> None:

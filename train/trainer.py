@@ -19,9 +19,10 @@ from train.data.dataset import Batch, SliceDataset
 from train.devices import Devices, SingleDevice, choose_device
 from train.feeding import BatchSource, DiskSource, Feeder
 from train.guard import MAX_SKIPPED_IN_A_ROW, StepGuard
-from train.methods import Method, Moment, StepReport, build_method
+from train.methods import Method, Moment, StepReport
 from train.recipe import Recipe, StageRecipe
 from train.recording import Recorder, origin
+from train.registry import build_method
 from train.runlog import Progress, QuietProgress
 from train.schedule import StageClock, rate_factor, stage_steps
 from train.state import (

@@ -27,7 +27,7 @@ from dicom_node.dicom.reading import PARSE_ERRORS, ElementReader, open_dataset, 
 from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent
 
-__all__ = ["PADDING_HU", "LoadedVolume", "load_volume", "pixel_digest", "read_hu"]
+__all__ = ["PADDING_HU", "STORED_KEYWORDS", "LoadedVolume", "load_volume", "pixel_digest", "read_hu"]
 
 FloatImage = npt.NDArray[np.float32]
 StoredImage = npt.NDArray[np.int32]
@@ -39,7 +39,8 @@ PADDING_HU: Final = -1024.0
 _NATIVE_LITTLE: Final = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"})
 _NATIVE_BIG: Final = "1.2.840.10008.1.2.2"
 
-_KEYWORDS: Final = (
+#: What it takes to decode the stored values of an image.
+STORED_KEYWORDS: Final = (
     "SamplesPerPixel",
     "PhotometricInterpretation",
     "NumberOfFrames",
@@ -49,11 +50,14 @@ _KEYWORDS: Final = (
     "BitsStored",
     "HighBit",
     "PixelRepresentation",
+    "PixelData",
+)
+_KEYWORDS: Final = (
+    *STORED_KEYWORDS,
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
     "RescaleIntercept",
     "RescaleSlope",
-    "PixelData",
 )
 _TAGS: Final = tuple(tag for tag in (tag_for_keyword(keyword) for keyword in _KEYWORDS) if tag is not None)
 

@@ -58,8 +58,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Recipe]:
 
 
 def predictor(run: tuple[Path, Recipe]) -> NetworkPredictor:
-    settings = GeneratorSettings.for_size("tiny")
-    return weights_predictor(settings, averaged_weights(run[0]), CONTRACT, "test")
+    network = build_generator(GeneratorSettings.for_size("tiny"))
+    return weights_predictor(network, averaged_weights(run[0]), CONTRACT, "test")
 
 
 def test_affine_takes_contrast_and_shift_back() -> None:

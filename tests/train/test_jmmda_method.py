@@ -23,10 +23,10 @@ from jmmda_model.network.settings import DiscriminatorSettings
 from train.data.dataset import Batch, SliceDataset
 from train.devices import SingleDevice
 from train.guard import MAX_SKIPPED_IN_A_ROW, StepGuard
-from train.methods import JmmdaMethod, Moment, build_method, compiled
+from train.methods import JmmdaMethod, Moment, compiled
 from train.methods.average import MovingAverage
 from train.methods.compiled import Answer, as_asked
-from train.methods.jmmda import frozen_twin
+from train.methods.twins import frozen_twin
 from train.objectives import (
     adversarial_discriminator_loss,
     adversarial_generator_loss,
@@ -34,6 +34,7 @@ from train.objectives import (
     pixel_loss,
 )
 from train.recipe import AugmentRecipe, Recipe
+from train.registry import build_method
 from train.state import Position, TrainingError
 
 CPU = torch.device("cpu")

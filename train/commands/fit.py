@@ -130,7 +130,7 @@ def _print_plan(plan: RunPlan) -> None:
             str(stage.images),
             "yes" if stage.adversarial else "no",
             stage.precision,
-            f"{stage.gflop_per_image:.1f}",
+            "-" if stage.gflop_per_image is None else f"{stage.gflop_per_image:.1f}",
             "" if stage.seconds_per_step is None else f"{stage.seconds_per_step:.3f}",
         )
     console = Console()

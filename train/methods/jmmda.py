@@ -8,7 +8,6 @@ steers the generator.
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 from typing import Any, cast
 
@@ -26,6 +25,7 @@ from train.methods.base import Moment, StepReport
 from train.methods.compiled import Answer, as_asked
 from train.methods.optimisers import build_adam, set_rate
 from train.methods.perceptual import perceptual_term
+from train.methods.twins import frozen_twin
 from train.objectives import (
     Features,
     GeneratorObjective,
@@ -218,17 +218,3 @@ class JmmdaMethod:
 
 def _detached(features: Features) -> Features:
     return [[feature.detach() for feature in scale] for scale in features]
-
-
-def frozen_twin(network: nn.Module) -> nn.Module:
-    """A network on the same memory as another, whose weights ask for no gradient and whose buffers stand still.
-
-    Updates in place (optimiser steps, `load_state_dict`) reach both; only gradients do not.
-    """
-    twin = copy.deepcopy(network).eval()
-    for ours, theirs in zip(twin.modules(), network.modules(), strict=True):
-        for name, parameter in theirs.named_parameters(recurse=False):
-            setattr(ours, name, nn.Parameter(parameter.detach(), requires_grad=False))
-        for name, buffer in theirs.named_buffers(recurse=False):
-            setattr(ours, name, buffer)
-    return twin

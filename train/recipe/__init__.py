@@ -5,11 +5,12 @@ augmentation, losses, optimiser and stages. An unknown key is an error, because 
 costs an hour of training.
 """
 
-from train.recipe.checks import contract_of, discriminator_settings, generator_settings, stage_loss
+from train.recipe.checks import channel_values, contract_of, discriminator_settings, generator_settings, stage_loss
 from train.recipe.faults import Fault, RecipeError
 from train.recipe.loading import load_recipe, parse_recipe
 from train.recipe.tables import (
     CENTRE_NAMES,
+    JMMDA,
     AugmentRecipe,
     DataRecipe,
     DiscriminatorRecipe,
@@ -24,6 +25,7 @@ from train.recipe.tables import (
 
 __all__ = [
     "CENTRE_NAMES",
+    "JMMDA",
     "AugmentRecipe",
     "DataRecipe",
     "DiscriminatorRecipe",
@@ -36,6 +38,7 @@ __all__ = [
     "RecipeError",
     "RuntimeRecipe",
     "StageRecipe",
+    "channel_values",
     "contract_of",
     "discriminator_settings",
     "generator_settings",

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from train.recipe.comparison import check_comparison
 from train.recipe.faults import unknown_word
 from train.recipe.reader import TableReader
-from train.recipe.tables import InputRecipe, LossRecipe, Recipe, StageRecipe
+from train.recipe.tables import JMMDA, InputRecipe, LossRecipe, Recipe, StageRecipe
 
 if TYPE_CHECKING:
     from jmmda_model.imaging.contract import PreprocessingContract
@@ -31,7 +32,17 @@ def contract_of(recipe: Recipe) -> PreprocessingContract:
 def _contract(wanted: InputRecipe) -> PreprocessingContract:
     from jmmda_model.imaging.contract import PreprocessingContract
 
-    return PreprocessingContract(**{item.name: getattr(wanted, item.name) for item in dataclasses.fields(InputRecipe)})
+    default = PreprocessingContract(**channel_values(wanted))
+    if wanted.grid_px is None:
+        return default
+    spacing_mm = default.grid_px * default.grid_spacing_mm / wanted.grid_px
+    return dataclasses.replace(default, grid_px=wanted.grid_px, grid_spacing_mm=spacing_mm)
+
+
+def channel_values(wanted: InputRecipe) -> dict[str, Any]:
+    """Fields of a contract that decide the channels, from ``[input]``."""
+    names = (item.name for item in dataclasses.fields(InputRecipe) if item.name != "grid_px")
+    return {name: getattr(wanted, name) for name in names}
 
 
 def generator_settings(generator: Mapping[str, Any]) -> GeneratorSettings:
@@ -72,6 +83,11 @@ def complete(reader: TableReader, recipe: Recipe) -> Recipe:
     from jmmda_model.imaging.errors import ImagingError
 
     _check_data(reader, recipe)
+    if recipe.method != JMMDA:
+        _check_lengths(reader, recipe)
+        check_comparison(reader, recipe)
+        return recipe
+    _check_jmmda_tables(reader, recipe)
     _check_loss(reader, recipe)
     if not _stage_weights_are_known(reader, recipe):
         return recipe
@@ -84,6 +100,13 @@ def complete(reader: TableReader, recipe: Recipe) -> Recipe:
     recipe = _derive_channels(reader, recipe, contract)
     _check_generator(reader, recipe, contract)
     return recipe
+
+
+def _check_jmmda_tables(reader: TableReader, recipe: Recipe) -> None:
+    if not recipe.generator:
+        reader.fault("generator", "is missing")
+    if recipe.options:
+        reader.fault("options", "belongs to the comparison methods; jmmda has [generator], [discriminator] and [loss]")
 
 
 def _derive_channels(reader: TableReader, recipe: Recipe, contract: PreprocessingContract) -> Recipe:
@@ -123,6 +146,8 @@ def _check_data(reader: TableReader, recipe: Recipe) -> None:
     if data.source == "prepared":
         if data.folder is None:
             reader.fault("data.folder", "is missing: source = prepared needs the folder that `train prepare` wrote")
+        if recipe.input.grid_px is not None:
+            reader.fault("input.grid_px", "belongs to source = phantom; a prepared folder brings its own grid")
         for split in ("train", "validation", "test"):
             if getattr(data, split):
                 reader.fault(f"data.{split}", "counts phantom volumes; a prepared folder brings its own splits")
@@ -201,6 +226,17 @@ def _is_weight(value: object) -> bool:
 
 
 def _check_stages(reader: TableReader, recipe: Recipe) -> None:
+    _check_lengths(reader, recipe)
+    for index, stage in enumerate(recipe.stages):
+        key = f"stages[{index}]"
+        _check_scales(reader, stage, stage_loss(recipe, stage), key)
+        if not stage.adversarial and not _has_plain_term(stage_loss(recipe, stage)):
+            reader.fault(key, "no term of [loss] steers a stage that is not adversarial")
+    if recipe.loss.perceptual == "disc" and not any(stage.adversarial for stage in recipe.stages):
+        reader.fault("loss.perceptual", "disc needs an adversarial stage: it uses the discriminator's features")
+
+
+def _check_lengths(reader: TableReader, recipe: Recipe) -> None:
     names = [stage.name for stage in recipe.stages]
     for index, stage in enumerate(recipe.stages):
         key = f"stages[{index}]"
@@ -208,11 +244,6 @@ def _check_stages(reader: TableReader, recipe: Recipe) -> None:
             reader.fault(f"{key}.name", f"{stage.name} is used twice")
         if (stage.steps is None) == (stage.epochs is None):
             reader.fault(f"{key}.steps", "is missing" if stage.steps is None else "and epochs exclude each other")
-        _check_scales(reader, stage, stage_loss(recipe, stage), key)
-        if not stage.adversarial and not _has_plain_term(stage_loss(recipe, stage)):
-            reader.fault(key, "no term of [loss] steers a stage that is not adversarial")
     total = sum(stage.time_share for stage in recipe.stages)
     if recipe.max_minutes is not None and total > 1.0 + 1e-6:
         reader.fault("stages[0].time_share", f"the shares of all stages add up to {total:g}, more than 1")
-    if recipe.loss.perceptual == "disc" and not any(stage.adversarial for stage in recipe.stages):
-        reader.fault("loss.perceptual", "disc needs an adversarial stage: it uses the discriminator's features")

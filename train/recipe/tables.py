@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+#: The method of this project; every other one is a comparison method.
+JMMDA = "jmmda"
 #: Centres of the phantom that a recipe may name.
 CENTRE_NAMES = ("A", "B", "C")
 
@@ -69,6 +71,9 @@ class InputRecipe:
 
     Attributes
     ----------
+    grid_px : int or None
+        Rows and columns of the network grid of phantom volumes, over the same field of view of 230.4 mm; None is the
+        contract's 256. Fewer are for trials: such a network answers in larger pixels.
     windows_hu : tuple[tuple[float, float], ...]
         Lower and upper HU of each CT channel. Early ischaemia is a change of 2 to 6 HU, hence a narrow one.
     neighbours : int
@@ -83,6 +88,7 @@ class InputRecipe:
         ``brain`` and, optionally, ``edge_distance``.
     """
 
+    grid_px: int | None = field(default=None, metadata=_range(32, 1024))
     windows_hu: tuple[tuple[float, float], ...] = ((0.0, 80.0), (20.0, 60.0), (-135.0, 215.0))
     neighbours: int = field(default=0, metadata=_range(0, 4))
     mirror: bool = False
@@ -257,17 +263,21 @@ class RuntimeRecipe:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """Everything that decides a trained network; ``generator`` is a size and changes to it (`GeneratorSettings`).
+    """Everything that decides a trained network.
 
-    A recipe that was read holds the numbers of CT and mask channels in ``generator``, derived from ``input``.
+    ``method`` names one of `train.registry`. For ``jmmda``, ``generator`` is a size and changes to it
+    (`GeneratorSettings`); a recipe that was read holds the numbers of CT and mask channels there, derived from
+    ``input``. For a comparison method, ``options`` holds what the method itself may vary, and ``generator``,
+    ``discriminator`` and ``loss`` are left out.
     """
 
     name: str
     description: str
     data: DataRecipe
-    generator: Mapping[str, Any]
     stages: tuple[StageRecipe, ...]
-    method: Literal["jmmda"] = "jmmda"
+    method: str = JMMDA
+    generator: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     seed: int = field(default=0, metadata=_range(0))
     max_minutes: float | None = field(default=None, metadata=_range(0.0))
     input: InputRecipe = field(default_factory=InputRecipe)

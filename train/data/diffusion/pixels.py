@@ -12,7 +12,7 @@ from pydicom.dataset import Dataset
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
-from dicom_node.dicom.pixels import read_hu
+from dicom_node.dicom.pixels import STORED_KEYWORDS, read_hu
 from dicom_node.dicom.reading import PARSE_ERRORS, open_dataset, quiet_pydicom
 from dicom_node.errors import NodeError
 from train.data.diffusion.errors import DiffusionError
@@ -24,19 +24,10 @@ FloatArray = npt.NDArray[np.float32]
 
 # Without padding and rescale: padding is no air in MR, and the scale of a frame is known to `Frame`.
 _KEYWORDS: Final = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
+    *STORED_KEYWORDS,
     "PlanarConfiguration",
     "ExtendedOffsetTable",
     "ExtendedOffsetTableLengths",
-    "PixelData",
 )
 _TAGS: Final = tuple(tag for tag in (tag_for_keyword(keyword) for keyword in _KEYWORDS) if tag is not None)
 

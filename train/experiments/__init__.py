@@ -1,0 +1,1 @@
+"""Experiments over several trained methods: paired statistics, and the tables and figures that rest on them."""
