@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-train wheel clean
+.PHONY: help install demo test check format bench bench-train bench-methods wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,9 @@ format: install ## rewrite the sources to the house format
 
 bench-train: install ## images a second of the full training step of `base`, beside the floor measured in the same rounds
 	$(BIN)/python -m benchmarks.train_step
+
+bench-methods: install ## every method in one table: size, multiply-adds, seconds a series, training images a second, memory
+	$(BIN)/python -m benchmarks.methods
 
 bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
 	$(BIN)/python -m benchmarks.run

@@ -98,7 +98,9 @@ def test_plus_recipe_shows_the_discriminator_all_that_the_generator_sees() -> No
 def test_shipped_bundle_recipe_is_compact_and_leaves_centre_c_unseen() -> None:
     recipe = load_recipe(RECIPES / "compact-phantom.toml")
     settings = generator_settings(recipe.generator)
-    assert (settings.ngf, settings.n_down) == (24, 3)
+    assert (settings.ngf, settings.n_down) == (12, 4)
+    assert recipe.input.mirror
+    assert recipe.input.neighbours == 1
     assert settings.mask_output
     assert set(recipe.data.train) == {"A", "B"}
     assert "C" in recipe.data.test
