@@ -5,6 +5,7 @@ The demonstration uses it, and so do the measurements in ``benchmarks/`` and the
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -211,7 +212,9 @@ class ThrowawayNode:
         assert self.process is not None
         found = {"supervisor": self.process.pid}
         for pid in _descendants(self.process.pid):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+            words: list[str] = []
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
             for role, module in _MODULES.items():
                 if module in words and (role != "service" or "--service" in words):
                     found[role] = pid
@@ -226,14 +229,13 @@ _MODULES: Final = {"receiver": "dicom_node.receive", "service": "dicom_node.node
 
 
 def _descendants(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children")
-    try:
-        direct = [int(word) for word in children.read_text().split()]
-    except FileNotFoundError:
-        return []
-    # A process forks its children from any of its threads, hence every task is asked.
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        direct += [int(word) for word in (task / "children").read_text().split()]
+    direct: list[int] = []
+    # A process forks its children from any of its threads, hence every task is asked. Process and threads may end while
+    # they are being asked.
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                direct += [int(word) for word in (task / "children").read_text().split()]
     unique = dict.fromkeys(direct)
     return [*unique, *(below for child in unique for below in _descendants(child))]
 

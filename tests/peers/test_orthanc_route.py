@@ -134,14 +134,20 @@ def test_status_shows_the_time_of_every_stage(site: Site, result: list[bytes]) -
     assert all(0 <= stages[name]["p50_s"] <= stages[name]["p95_s"] for name in ("synthesize", "total"))
 
 
-def test_dcmtk_echoes_and_stores_and_a_stranger_is_turned_away(site: Site, phantom_ct: Path) -> None:
-    address = ["127.0.0.1", str(site.node.port)]
-    known = ["-aet", "ORTHANC", "-aec", "JMMDA_NODE"]
-    assert subprocess.run(["echoscu", *known, *address]).returncode == 0
-    assert subprocess.run(["storescu", *known, "+sd", *address, str(phantom_ct)]).returncode == 0
-    stranger = subprocess.run(["echoscu", "-aet", "STRANGER", "-aec", "JMMDA_NODE", *address], capture_output=True)
-    assert stranger.returncode != 0
-    assert "STRANGER" in site.node.log.read_text()
+def test_dcmtk_echoes_and_stores_and_a_stranger_is_turned_away(
+    tiny_bundle: Path, phantom_ct: Path, tmp_path: Path
+) -> None:
+    """On a node of its own: what it stores would be a second study at the Orthanc of the other tests."""
+    pacs = Remote("orthanc", "ORTHANC", "127.0.0.1", free_port())
+    node = ThrowawayNode(tmp_path / "node", ThrowawaySettings((pacs,), bundle=str(tiny_bundle), device="cpu"))
+    with node.running():
+        address = ["127.0.0.1", str(node.port)]
+        known = ["-aet", "ORTHANC", "-aec", "JMMDA_NODE"]
+        assert subprocess.run(["echoscu", *known, *address]).returncode == 0
+        assert subprocess.run(["storescu", *known, "+sd", *address, str(phantom_ct)]).returncode == 0
+        stranger = subprocess.run(["echoscu", "-aet", "STRANGER", "-aec", "JMMDA_NODE", *address], capture_output=True)
+        assert stranger.returncode != 0
+        assert "STRANGER" in node.log.read_text()
 
 
 def test_a_result_waits_for_a_pacs_that_is_down(tiny_bundle: Path, phantom_ct: Path, tmp_path: Path) -> None:
