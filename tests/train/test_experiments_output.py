@@ -25,10 +25,11 @@ from train.evaluation.summary import summarise
 from train.experiments.figures import pictures_of, slices
 from train.experiments.latex import escape, latex_table
 from train.experiments.layout import Column, Grid
+from train.experiments.pages import file_stem, markdown
 from train.experiments.paper import TABLES
 from train.experiments.pooling import RowScores, paired
 from train.experiments.records import Experiment, Row, Scores, Table, TestSet, Training
-from train.experiments.report import csv_text, file_stem, markdown, write_report
+from train.experiments.report import csv_text, write_report
 from train.experiments.store import ScoreBook
 from train.experiments.tables import gather, grids
 
@@ -415,7 +416,7 @@ def test_page_needs_nothing_but_itself(report: tuple[Path, list[Path], Book]) ->
     folder, paths, _ = report
     text = paths[0].read_text(encoding="utf-8")
     page = Page(text)
-    pictures = [path for path in paths if path.suffix == ".png"]
+    pictures = [path for path in paths if path.suffix == ".png" and folder / "pages" not in path.parents]
     assert len(page.sources) == len(pictures)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert not re.search(r"https?://|<script|@import|url\(", text)
@@ -424,7 +425,22 @@ def test_page_needs_nothing_but_itself(report: tuple[Path, list[Path], Book]) ->
         assert link[1:] in page.ids if link.startswith("#") else (folder / link).is_file()
     assert "Masks &amp; &lt;sources&gt;" in text
     assert "full &amp; &lt;tested&gt;" in text
-    assert "Everything on this page was measured on the digital phantom" in text
+    assert "Everything here was measured on the digital phantom" in text
+
+
+def test_markdown_pages_are_complete_in_themselves(report: tuple[Path, list[Path], Book]) -> None:
+    pages = report[0] / "pages"
+    index = (pages / "README.md").read_text(encoding="utf-8")
+    linked = {pages / link for link in re.findall(r"\]\(([^)]+)\)", index)}
+    assert {path.name for path in linked} == {"table3.md", "masks.md"}
+    assert "| budget | full & <tested> |" in index
+    for path in (pages / "README.md", *linked):
+        assert "Everything here was measured on the digital phantom" in path.read_text(encoding="utf-8")
+    shown = {page.parent / link for page in linked for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())}
+    assert shown == {path for path in pages.rglob("*.png")}
+    assert {path.name for path in shown} >= {"table3-boxes.png", "table3-slices-1.png", "masks-scatter.png"}
+    for table in (report[0] / "table3" / "table3.md", report[0] / "masks" / "masks.md"):
+        assert table.read_text(encoding="utf-8").strip() in (pages / table.name).read_text(encoding="utf-8")
 
 
 def test_lines_of_a_table_on_the_page_have_one_width(report: tuple[Path, list[Path], Book]) -> None:

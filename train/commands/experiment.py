@@ -31,7 +31,7 @@ EPILOG = (
 ALL = "all"
 NAMES = (
     *(f"table{number}" for number in range(2, 8)),
-    *("sensitivity", "superpixel", "ablation", "anchors", "masks", "robustness", "detection"),
+    *("sensitivity", "superpixel", "ablation", "anchors", "masks", "robustness", "detection", "length"),
 )
 #: Trainings side by side on CPUs when nothing is said: each keeps its networks in memory.
 _MOST_JOBS = 8

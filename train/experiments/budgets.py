@@ -65,7 +65,7 @@ class Budget:
     on_device : bool
         Keep the training slices in the memory of the device.
     max_minutes : float or None
-        Longest training of a network; it ends with its schedule then, however far it came.
+        Longest training of a network of the usual length; it ends with its schedule then, however far it came.
     mark : str
         Printed with every table; set where the figures rank nothing.
     """
@@ -244,7 +244,7 @@ def recipe_for(
         "description": f"{title_of(method)} at the budget {budget.name}",
         "method": method,
         "seed": seed,
-        "max_minutes": budget.max_minutes,
+        "max_minutes": None if budget.max_minutes is None else budget.max_minutes * max(1.0, share),
         "data": _data(centres, budget, data),
         "input": {**paper["input"], **({} if data else {"grid_px": grid_px}), **input},
         "augment": paper["augment"],

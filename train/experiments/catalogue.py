@@ -40,6 +40,8 @@ CONTROLS: Final[Mapping[str, str]] = {
 MEASURED: Final = {"measured DWI": "measured_dwi"}
 WAVELETS: Final = ("haar", "db2", "db4", "sym4", "coif1", "bior2.2")
 HEADS: Final = (1, 2, 4, 8)
+#: How much longer the trainings of the experiment `length` are. A budget that counts in epochs is not made longer.
+LONGER: Final = 4.0
 _GRID_WAVELETS, _GRID_HEADS = ("haar", "db2", "sym4"), (2, 4, 8)
 
 #: The loss without what pix2pixHD's lacks, and without the discriminator's part.
@@ -290,6 +292,28 @@ def _detection(make: RowMaker) -> Experiment:
     return Experiment("detection", "Lesion contrast and detection by size", tuple(tables))
 
 
+def _length(make: RowMaker) -> Experiment:
+    """The usual length and a longer one: an order of the other tables may be that of networks that have just begun."""
+    centre = make.second
+    shares = (1.0, LONGER) if make.budget.images is not None else (1.0 / LONGER, 1.0)
+
+    def trained(label: str, method: str, **changes: Any) -> tuple[Row, ...]:  # noqa: ANN401
+        names = (label if share == 1.0 else f"{label}, {share:g} times as long" for share in shares)
+        return tuple(
+            make.row(name, method, (centre,), share=share, **changes) for name, share in zip(names, shares, strict=True)
+        )
+
+    rows = (
+        *trained(title_of("resunet_masked"), "resunet_masked"),
+        *trained("Pix2PixHD + robust loss", JMMDA, generator=PLAIN),
+        *trained(OURS, JMMDA),
+        *make.control_rows(CONTROLS, centre),
+    )
+    title = f"Length of the training, centre {centre}"
+    note = "Controls are fitted at once: they show how much is to be had without an image-to-image network."
+    return Experiment("length", title, (Table("length", title, rows, OURS, note=note, shows=("image", "lesion")),))
+
+
 _BUILDERS: Final[Mapping[str, Callable[[RowMaker], Experiment]]] = {
     "table2": lambda make: _in_centre(make, 2, make.first),
     "table3": lambda make: _in_centre(make, 3, make.second),
@@ -304,6 +328,7 @@ _BUILDERS: Final[Mapping[str, Callable[[RowMaker], Experiment]]] = {
     "masks": _masks,
     "robustness": _robustness,
     "detection": _detection,
+    "length": _length,
 }
 
 #: Names of the experiments, in the order in which `all_experiments` runs them.

@@ -9,7 +9,6 @@ import base64
 import csv
 import io
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,11 @@ from pathlib import Path
 from train.experiments.figures import Picture, pictures_of
 from train.experiments.latex import latex_table
 from train.experiments.layout import Grid, TableScores
+from train.experiments.pages import Chapter, Section, file_stem, markdown, opening_of, write_pages
 from train.experiments.pooling import RowScores
 from train.experiments.records import Experiment, Scores
 from train.experiments.statistics import Comparison
 from train.experiments.tables import PAPER_METRICS, gather, grids, paper_figures
-from train.report import markdown_table
 
 _TEMPLATES = Path(__file__).parent.parent / "templates"
 #: Columns of the CSV files, which have every figure in full precision; an empty cell does not exist.
@@ -43,25 +42,6 @@ _POOLED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A table on the page: its grids, its figures, and its files as (what it is, link)."""
-
-    title: str
-    grids: tuple[Grid, ...]
-    pictures: tuple[tuple[str, str], ...]
-    files: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Chapter:
-    """An experiment on the page."""
-
-    name: str
-    title: str
-    sections: tuple[Section, ...]
-
-
 def write_report(
     experiments: Sequence[Experiment],
     book: Mapping[tuple[str, str], Scores],
@@ -80,7 +60,8 @@ def write_report(
     book : Mapping
         (key of a training or control, key of a test set) -> scores; rows that are not in it show dashes.
     folder : Path
-        Gets ``index.html``, and a folder an experiment with ``TABLE.md``, ``.csv``, ``.tex`` and figures.
+        Gets ``index.html``, a folder an experiment with ``TABLE.md``, ``.csv``, ``.tex`` and figures, and the folder
+        ``pages`` (`train.experiments.pages`).
     mark : str
         What every table has to say of the budget; when it is not empty, nothing is ranked and no p is printed.
     source : str
@@ -112,7 +93,8 @@ def write_report(
         sections = tuple(table.section(pictures) for table, pictures in drawn)
         chapters.append(Chapter(one.name, one.title, sections))
     page = _write(folder / "index.html", _page(chapters, data=data, mark=mark, facts=facts))
-    return [page, *written]
+    pages = write_pages(chapters, folder / "pages", opening=opening_of(data, mark), facts=facts)
+    return [page, *written, *pages]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,13 +125,7 @@ class _Printed:
     def section(self, pictures: Sequence[Picture]) -> Section:
         """What the page shows of it."""
         files = tuple((ending, f"{self.stem}.{ending}") for ending in ("md", "csv", "tex"))
-        shown = tuple((picture.caption, _inline(picture)) for picture in pictures)
-        return Section(self.scored.table.title, self.grids, shown, files)
-
-
-def file_stem(key: str) -> str:
-    """Key of a table or experiment as a file name; centres of an archive may be called anything."""
-    return re.sub(r"[^\w.+-]", "_", key)
+        return Section(self.scored.table.title, self.stem, self.grids, tuple(pictures), files)
 
 
 def _write(path: Path, content: str | bytes) -> Path:
@@ -160,19 +136,6 @@ def _write(path: Path, content: str | bytes) -> Path:
 
 def _inline(picture: Picture) -> str:
     return "data:image/png;base64," + base64.b64encode(picture.png).decode("ascii")
-
-
-def markdown(found: Sequence[Grid]) -> str:
-    """Grids as Markdown tables, each under its caption and above its notes."""
-    parts = []
-    for grid in found:
-        rows = []
-        for index, row in enumerate(grid.rows):
-            bold = {column for line, column in grid.best if line == index} | ({0} if index == grid.ours else set())
-            cells = [cell.replace("|", r"\|") for cell in row]
-            rows.append([f"**{cell}**" if number in bold else cell for number, cell in enumerate(cells)])
-        parts += [f"**{grid.title}**", markdown_table([column.heading for column in grid.columns], rows), *grid.notes]
-    return "\n\n".join(parts) + "\n"
 
 
 def csv_text(experiment: str, scored: TableScores) -> str:
@@ -273,7 +236,9 @@ def _page(chapters: Sequence[Chapter], *, data: str, mark: str, facts: Mapping[s
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     template = environment.get_template("experiments.html.j2")
-    return template.render(chapters=chapters, data=data, mark=mark, facts=facts, spans=_spans)
+    return template.render(
+        chapters=chapters, data=data, opening=opening_of(data, mark), facts=facts, spans=_spans, inline=_inline
+    )
 
 
 def _spans(grid: Grid) -> list[tuple[str, int]]:
