@@ -26,7 +26,7 @@ from train.fit import load_cases, run_contract
 from train.guard import StepGuard
 from train.methods import Method, Moment
 from train.recipe import JMMDA, Recipe, StageRecipe, discriminator_settings, generator_settings
-from train.registry import build_companions, build_method, build_translator, channels_of
+from train.registry import build_companions, build_comparison, build_method, channels_of, training_evaluations
 from train.schedule import stage_steps
 from train.staged import staged_bytes
 from train.state import Position
@@ -43,7 +43,8 @@ class StagePlan:
     ``images`` are slices seen by all processes, ``gflop_per_image`` the floating-point operations of one update of
     all networks (for JMMDA-GAN 3 forward equivalents of the generator and 8 of the discriminator; for a comparison
     method counted in a real step, so only when measured), ``activations_mib`` what one process keeps for the backward
-    pass (of a comparison method: its generator alone); ``seconds_per_step`` and ``minutes`` are None unless measured.
+    pass (of a comparison method: all evaluations of its generator, and nothing of its companions);
+    ``seconds_per_step`` and ``minutes`` are None unless measured.
     """
 
     name: str
@@ -157,16 +158,18 @@ def _costs(recipe: Recipe, grid_px: int) -> tuple[NetworkCost, NetworkCost | Non
 
 
 def translator_cost(recipe: Recipe, grid_px: int) -> NetworkCost:
-    """What the network of a comparison method that predicts costs, counted without computing anything."""
+    """What the network of a comparison method that predicts costs, counted without computing anything.
+
+    Multiply-adds are those of a prediction, memory is that of a step of training: a sampler's prediction evaluates its
+    core many times, a step of its training once.
+    """
     channels = channels_of(recipe)
     with FakeTensorMode():
-        network = build_translator(recipe)
+        network = build_comparison(recipe)
         inputs = [torch.zeros(1, count, grid_px, grid_px) for count in (channels.ct, channels.mask)]
-        return NetworkCost(
-            parameters=count_parameters(network),
-            gmac=count_gmac(network.eval(), *inputs),
-            saved_mib=count_saved_mib(network.train(), *inputs, parameters=network.parameters()),
-        )
+        gmac = count_gmac(network.eval(), *inputs)
+        once = count_saved_mib(network.train().once, *inputs, parameters=network.parameters())
+        return NetworkCost(count_parameters(network), gmac, training_evaluations(recipe) * once)
 
 
 def _companions(recipe: Recipe) -> dict[str, int]:

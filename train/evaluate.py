@@ -261,6 +261,8 @@ def open_subject(name: str) -> Subject:
     ------
     FileNotFoundError
         When the run has no checkpoint.
+    train.state.TrainingError
+        When its checkpoint is damaged, or it is of another version of the program.
     jmmda_model.bundle.BundleError
         When the bundle is not usable.
     """
@@ -304,7 +306,7 @@ def evaluate_subject(
     EvaluationError
         ``no_recipe`` when a bundle is given without a recipe, ``contract`` when a network beside it has another grid
         or target scale, and as `open_cases`.
-    FileNotFoundError, jmmda_model.bundle.BundleError
+    FileNotFoundError, train.state.TrainingError, jmmda_model.bundle.BundleError
         As `open_subject`.
     """
     options = options or EvaluationOptions()

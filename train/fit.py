@@ -20,7 +20,7 @@ from train.data.phantom_cache import build_cache, load_phantom_split
 from train.data.prepared import open_prepared
 from train.data.splits import LEAKAGE_WARNING
 from train.devices import in_turn, open_devices
-from train.recipe import DataRecipe, Recipe, channel_values, contract_of
+from train.recipe import DataRecipe, Recipe, RecipeError, channel_values, contract_of
 from train.runlog import progress_bar
 from train.state import CHECKPOINT_NAME, TrainingError
 from train.trainer import FitResult, Trainer
@@ -43,8 +43,16 @@ def read_run(run: Path) -> tuple[Recipe, RunData]:
     ------
     FileNotFoundError
         When the folder is not a run.
+    TrainingError
+        ``recipe``: its recipe is one of another version of the program.
     """
-    recipe = Recipe.from_json(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+    try:
+        recipe = Recipe.from_json(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+    except RecipeError as error:
+        faults = "; ".join(f"{fault.key}: {fault.reason}" for fault in error.faults)
+        raise TrainingError(
+            "recipe", f"{run} was trained by another version of the program; use that one, or train anew ({faults})"
+        ) from error
     data = json.loads((run / "data.json").read_text(encoding="utf-8"))
     contract = PreprocessingContract.from_json(data["contract"])
     return recipe, RunData(Path(data["cache"]), contract)

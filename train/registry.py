@@ -22,7 +22,7 @@ from train.baselines import (
     resunet,
     resvit,
 )
-from train.baselines.base import Channels, Entry, Options
+from train.baselines.base import Channels, Entry, Options, Translator
 from train.devices import Devices
 from train.guard import StepGuard
 from train.methods.base import Method
@@ -101,7 +101,17 @@ def build_translator(recipe: Recipe) -> nn.Module:
         from jmmda_model.network.generator import build_generator
 
         return build_generator(generator_settings(recipe.generator))
+    return build_comparison(recipe)
+
+
+def build_comparison(recipe: Recipe) -> Translator:
+    """Network of a comparison method that predicts, with fresh weights."""
     return BASELINES[recipe.method].method.translator(_usable_options(recipe), channels_of(recipe))
+
+
+def training_evaluations(recipe: Recipe) -> int:
+    """How often a step of a comparison method evaluates that network for each slice, see `BaselineMethod`."""
+    return BASELINES[recipe.method].method.evaluations(_usable_options(recipe))
 
 
 def build_companions(recipe: Recipe) -> dict[str, nn.Module]:

@@ -1,10 +1,12 @@
-"""What a run leaves behind while it goes on: JSON-lines log, sample pictures, progress bar (with Rich)."""
+"""What a run leaves behind while it goes on: JSON-lines log, sample pictures, progress (a bar with Rich, or lines)."""
 
 from __future__ import annotations
 
 import json
 import os
 import struct
+import sys
+import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,10 +111,13 @@ def sample_sheet(columns: Mapping[str, NDArray[Any]], *, low: float = -1.0, high
 
 
 class Progress(Protocol):
-    """What the trainer tells a progress display."""
+    """What long work tells a progress display."""
 
     def update(self, done: int, total: int, text: str) -> None:
         """Show that ``done`` of ``total`` steps are done, with a short text."""
+
+    def note(self, line: str) -> None:
+        """Tell that something is finished, for displays that keep lines."""
 
 
 class QuietProgress:
@@ -120,6 +125,35 @@ class QuietProgress:
 
     def update(self, done: int, total: int, text: str) -> None:
         """Do nothing."""
+
+    def note(self, line: str) -> None:
+        """Do nothing."""
+
+
+class LineProgress:
+    """Lines for a log file, where a bar cannot move: every note and, from time to time, how far things are.
+
+    Parameters
+    ----------
+    every_s : float or None
+        Least time between two lines of `update`; its end is told in any case. None leaves all to the notes.
+    """
+
+    def __init__(self, every_s: float | None) -> None:
+        self._every_s, self._told_s = every_s, time.monotonic()
+
+    def update(self, done: int, total: int, text: str) -> None:
+        """Print how far it is, when it is time."""
+        now = time.monotonic()
+        if self._every_s is None or (done < total and now - self._told_s < self._every_s):
+            return
+        self._told_s = now
+        self.note(f"{text}: {done} of {total}")
+
+    def note(self, line: str) -> None:
+        """Print the line at once."""
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
 
 
 class _RichProgress:
@@ -130,21 +164,35 @@ class _RichProgress:
         """Move the bar."""
         self._bar.update(self._task, completed=done, total=total, description=text)
 
+    def note(self, line: str) -> None:
+        """Do nothing: the bar says it."""
+
+
+#: Seconds between the lines that say in a log file how far things are.
+LINE_EVERY_S = 60.0
+
 
 @contextmanager
-def progress_bar(description: str, *, show: bool = True, time_left: bool = True) -> Iterator[Progress]:
-    """A Rich progress bar, or a silent stand-in where Rich is missing or nothing is to be shown.
+def progress_bar(
+    description: str, *, show: bool = True, time_left: bool = True, line_every_s: float | None = LINE_EVERY_S
+) -> Iterator[Progress]:
+    """A Rich progress bar; lines where the output is no terminal; silence without Rich or where nothing is to be shown.
 
-    ``time_left`` adds the bar's own estimate, from the pace alone.
+    ``time_left`` adds the bar's own estimate, from the pace alone. ``line_every_s`` is that of `LineProgress`.
     """
     if not show:
         yield QuietProgress()
         return
     try:
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichBar
     except ImportError:
         yield QuietProgress()
+        return
+    console = Console()
+    if not console.is_interactive:
+        yield LineProgress(line_every_s)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -153,5 +201,5 @@ def progress_bar(description: str, *, show: bool = True, time_left: bool = True)
         TimeElapsedColumn(),
         *([TimeRemainingColumn()] if time_left else []),
     )
-    with RichBar(*columns) as bar:
+    with RichBar(*columns, console=console) as bar:
         yield _RichProgress(bar, bar.add_task(description, total=None))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,8 +24,8 @@ _FREE_KEYS = ("max_minutes", "log", "description", "run")
 class TrainingError(RuntimeError):
     """Raised when a run cannot start or go on; ``code`` names the kind, ``reason`` says it in words.
 
-    Codes: ``device``, ``fabric``, ``run_exists``, ``checkpoint``, ``other_recipe``, ``not_finite``, ``data``,
-    ``method``.
+    Codes: ``device``, ``fabric``, ``run_exists``, ``checkpoint``, ``recipe``, ``other_recipe``, ``not_finite``,
+    ``data``, ``method``.
     """
 
     def __init__(self, code: str, reason: str) -> None:
@@ -119,14 +119,68 @@ def apply_checkpoint(values: dict[str, Any], recipe: Recipe, parts: Mapping[str,
     Raises
     ------
     TrainingError
-        ``other_recipe``: only the time limit, the log settings and how the machine computes may differ.
+        ``other_recipe``: only the time limit, the log settings and how the machine computes may differ;
+        ``checkpoint``: it lacks a part, or a part does not fit.
     """
-    if _decisive(values["recipe"]) != _decisive(recipe.to_json()):
-        raise TrainingError("other_recipe", "the checkpoint was made from another recipe; start a new run folder")
-    for name, part in parts.items():
-        part.load_state_dict(values["parts"][name])
+    _check_recipe(_decisive(values["recipe"]), _decisive(recipe.to_json()))
+    if lacking := [name for name in parts if name not in values["parts"]]:
+        raise TrainingError(
+            "checkpoint",
+            f"the checkpoint lacks {', '.join(lacking)}: it is that of a finished experiment, which keeps the weights "
+            "alone, or of another version of the program; start a new run folder",
+        )
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(values["parts"][name])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise TrainingError(
+            "checkpoint",
+            "the checkpoint does not fit the networks and optimisers of this version of the program; "
+            "go on with the version that wrote it, or start a new run folder",
+        ) from error
     known = {item.name for item in fields(Position)}
     return Position(**{name: value for name, value in values["position"].items() if name in known})
+
+
+def _check_recipe(kept: dict[str, Any], given: dict[str, Any]) -> None:
+    """Compare the recipe of a checkpoint with the one that is to go on; what differs is named."""
+    ours, theirs = dict(_flat(given)), dict(_flat(kept))
+    changed = sorted(key for key in ours.keys() & theirs.keys() if ours[key] != theirs[key])
+    newer, older = sorted(ours.keys() - theirs.keys()), sorted(theirs.keys() - ours.keys())
+    if changed:
+        raise TrainingError(
+            "other_recipe",
+            f"the checkpoint was made from another recipe, which differs in {_named([*changed, *newer, *older])}; "
+            "go on with its own recipe (recipe.json in the run folder), or start a new run folder",
+        )
+    if newer or older:
+        words = [f"does not know {_named(newer)}"] if newer else []
+        words += [f"has {_named(older)}, which is not known here"] if older else []
+        raise TrainingError(
+            "other_recipe",
+            f"the checkpoint was made by another version of the program: its recipe {' and '.join(words)}; "
+            "go on with the version that wrote it, or start a new run folder",
+        )
+
+
+def _named(keys: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return f"{', '.join(keys[:most])}{more}"
+
+
+def _flat(recipe: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Dotted keys that every recipe of a version has, and their values.
+
+    What a recipe may leave out (volumes a centre, settings of the generator, weights of a stage) is one value.
+    """
+    for name, value in recipe.items():
+        if name == "stages":
+            yield name, len(value)
+            yield from ((f"stages[{n}].{key}", item) for n, stage in enumerate(value) for key, item in stage.items())
+        elif isinstance(value, Mapping) and name not in ("generator", "options"):
+            yield from ((f"{name}.{key}", item) for key, item in value.items())
+        else:
+            yield name, value
 
 
 def _decisive(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def write_part(part: Path, parts: Iterable[Buffer]) -> int:
             write_all(descriptor, chunk)
             written += len(chunk)
         os.fsync(descriptor)
-    except BaseException:
+    except BaseException:  # an interrupt too: whatever ends the write, no part stays, and the error goes on
         os.close(descriptor)
         part.unlink(missing_ok=True)
         raise

@@ -6,6 +6,7 @@ What the commands call is tested on its own.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_journey_from_recipe_to_bundle(tmp_path: Path) -> None:
     result = run("fit", str(recipe), "--out", str(folder), "--device", "cpu")
     assert result.exit_code == 0, result.output
     assert "finished after 2 steps" in result.output
+    assert "phantom volumes: 2 of 2" in result.output, "where there is no terminal, progress is told in lines"
+    assert re.search(r"pixel \(32 px\) .*: 2 of 2", result.output)
 
     again = run("fit", str(recipe), "--out", str(folder), "--device", "cpu")
     assert again.exit_code == 1

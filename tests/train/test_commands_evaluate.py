@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from training_cases import CONTRACT, drawn_case
+from training_cases import CONTRACT, drawn_case, tiny_recipe
 from typer.testing import CliRunner
 
 from train.commands.evaluate import evaluate
@@ -53,6 +53,17 @@ def test_bundle_without_recipe_and_unknown_bundle_say_what_to_do(tmp_path: Path)
     result = runner.invoke(app, ["evaluate", "builtin"])
     assert result.exit_code in (1, 2)
     assert "Traceback" not in result.output
+
+
+def test_run_of_another_version_says_what_to_do(tmp_path: Path) -> None:
+    values = tiny_recipe().to_json()
+    values["data"]["shuffle"] = True
+    (tmp_path / "recipe.json").write_text(json.dumps(values), encoding="utf-8")
+    result = runner.invoke(app, ["evaluate", str(tmp_path)])
+    assert result.exit_code == 1
+    told = " ".join(result.stderr.split())
+    assert "was trained by another version of the program; use that one, or train anew" in told
+    assert "data.shuffle: unknown key" in told
 
 
 def test_prepared_cases_are_opened_by_centre_and_number(prepared) -> None:

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -64,12 +65,16 @@ class Watch:
 
     def __init__(self, then: Callable[[int], None] | None = None) -> None:
         self.seen: list[tuple[int, int, str]] = []
+        self.notes: list[str] = []
         self.then = then
 
     def update(self, done: int, total: int, text: str) -> None:
         self.seen.append((done, total, text))
         if self.then:
             self.then(done)
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
 
 
 @pytest.fixture
@@ -93,6 +98,9 @@ def test_networks_train_side_by_side_and_one_that_fails_stops_no_other(tmp_path:
     assert "Traceback" in (run_folder(out, bad) / PROCESS_LOG).read_text(encoding="utf-8")
     assert watch.seen[-1][:2] == (300, 300)
     assert [done for done, _, _ in watch.seen] == sorted(done for done, _, _ in watch.seen)
+    ended = [re.fullmatch(r"(.*): (finished|failed) after \d+ s, (\d) of 3", note) for note in watch.notes[1:]]
+    assert {(found[1], found[2]) for found in ended if found} == {(one.key, one.state) for one in outcomes}
+    assert [found[3] for found in ended if found] == ["1", "2", "3"]
     for training in good:
         run = run_folder(out, training)
         network = build_translator(training.recipe)

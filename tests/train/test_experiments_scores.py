@@ -34,6 +34,7 @@ from train.experiments.perturb import brain_of_dwi, moved, noisy, seen_case, wit
 from train.experiments.records import Experiment, Row, Scores, Table, TestSet, Training
 from train.experiments.scoring import control_key, example_cases, open_bench, score_control, score_training
 from train.experiments.store import is_finished, load_scores, save_scores, score_all
+from train.experiments.tables import gather, grids
 from train.fit import fit_recipe
 from train.metrics import to_unit
 from train.recipe import Recipe, contract_of, parse_recipe
@@ -208,6 +209,20 @@ def run_of(folder: Path, training: Training) -> Path:
     return folder / "out" / "runs" / training.key
 
 
+class Told:
+    """A progress display that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self.notes: list[str] = []
+
+    def update(self, done: int, total: int, text: str) -> None:
+        self.seen.append((done, total))
+
+    def note(self, line: str) -> None:
+        self.notes.append(line)
+
+
 def score(folder: Path, training: Training, test: TestSet = PLAIN) -> Scores:
     return score_training(training, test, run=run_of(folder, training), cache_root=folder / "unused")
 
@@ -373,15 +388,35 @@ def test_scores_are_made_again_when_more_test_volumes_are_asked_for(phantoms: Pa
             Row("untested", (), TestSet(("C",)), control="mean_image", centres=("A",)),
             Row("unknown", (), TestSet(("B",)), control="magic", centres=("A",)),
         )
-        seen: list[int] = []
+        told = Told()
         experiment = Experiment("e", "E", (Table("t", "T", rows, "ours"),))
-        book = score_all(
-            [experiment], phantoms / "out", phantoms, progress=lambda done, total, seen=seen: seen.append(done)
-        )
+        book = score_all([experiment], phantoms / "out", phantoms, progress=told)
         assert set(book.missing) == {(Training(recipe).key, "B"), ("mean_image@A", "C"), ("magic@A", "B")}
         assert set(book) == {("mean_image", "B"), ("mean_image@A", "B")}
-        patients.append((seen[0], len(set(book["mean_image", "B"].patients))))
+        patients.append((told.seen[0][0], len(set(book["mean_image", "B"].patients))))
     assert patients == [(0, 1), (1, 1), (0, 2)]
+
+
+def test_a_control_that_fails_has_its_reason_below_the_table_and_borrows_no_other_ones_scores(phantoms: Path) -> None:
+    recipe = phantom_recipe(A=2, B=1)
+    test = TestSet(("B",))
+    rows = (
+        Row("ours", (Training(recipe),), test),
+        Row("mean of A", (), test, control="mean_image", centres=("A",)),
+        Row("mean of C", (), test, control="mean_image", centres=("C",)),
+        Row("unknown", (), test, control="magic", centres=("A",)),
+    )
+    table = Table("t", "T", rows, "ours")
+    book = score_all([Experiment("e", "E", (table,))], phantoms / "out", phantoms)
+    assert ("mean_image", "B") in book, "there is one of that name, of another centre"
+    scored = gather(table, book, data="Phantom", mark="check")
+    assert [len(row.scores) for row in scored.rows] == [0, 1, 0, 0]
+    for grid in grids(scored):
+        assert [row[0] for row in grid.rows] == ["ours †", "mean of A", "mean of C †", "unknown †"]
+        (note,) = [note for note in grid.notes if note.startswith("†")]
+        assert "ours (the network was not trained to its end)" in note
+        assert "mean of C (no network of these experiments is trained on its centres" in note
+        assert "unknown (there is no control magic: choose of measured_dwi" in note
 
 
 def test_without_scikit_image_superpixels_are_left_out_with_a_note(
@@ -494,9 +529,9 @@ def test_all_scores_of_an_experiment_in_two_processes_then_from_the_disk(
     folder: Path, training: Training, caplog: pytest.LogCaptureFixture
 ) -> None:
     out, experiment = folder / "out", experiment_of(folder)
-    seen: list[tuple[int, int]] = []
-    book = score_all([experiment], out, folder / "unused", 2, lambda done, total: seen.append((done, total)))
-    assert seen == [(done, 7) for done in range(8)]
+    told, again_told = Told(), Told()
+    book = score_all([experiment], out, folder / "unused", 2, told)
+    assert told.seen == [(done, 7) for done in range(8)]
     never = Training(recipe_of(folder / "prepared", seed=9)).key
     assert book.missing == {
         (never, "A"): "the network was not trained to its end",
@@ -513,10 +548,14 @@ def test_all_scores_of_an_experiment_in_two_processes_then_from_the_disk(
     assert book["identity_window", "A"] is book["identity_window@A", "A"]
     assert (book["measured_dwi", "A"].values["brain.mse"] == 0.0).all()
 
-    seen.clear()
+    assert sum(": scored after " in note for note in told.notes) == 6
+    (failed,) = [note for note in told.notes if ": not scored after " in note]
+    assert failed.startswith(f"{never} on A: ")
+    assert [note.rpartition(", ")[2] for note in told.notes] == [f"{done} of 7" for done in range(1, 8)]
+
     times = {file: file.stat().st_mtime_ns for file in (out / "scores").rglob("*.*")}
-    again = score_all([experiment], out, folder / "unused", 1, lambda done, total: seen.append((done, total)))
-    assert seen == [(6, 7), (7, 7)], "only the one that is missing is tried again"
+    again = score_all([experiment], out, folder / "unused", 1, again_told)
+    assert again_told.seen == [(6, 7), (7, 7)], "only the one that is missing is tried again"
     assert set(again) == set(book)
     assert times == {file: file.stat().st_mtime_ns for file in (out / "scores").rglob("*.*")}
 

@@ -1,6 +1,6 @@
 """What a run writes: TensorBoard's files beside the log, lines that a resume takes back, digests of where it came from.
 
-Leaves out the pictures' content (test_trainer.py counts them).
+Also the lines of progress in a log file. Leaves out the pictures' content (test_trainer.py counts them), and bars.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ import json
 import logging
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from training_cases import drawn_case, tiny_recipe
 
+from train import runlog
 from train.recipe import Recipe
 from train.recording import Recorder, data_digest, origin
-from train.runlog import RunLog
+from train.runlog import RunLog, progress_bar
 
 
 def with_board() -> Recipe:
@@ -93,3 +95,28 @@ def test_other_data_and_another_recipe_have_other_digests() -> None:
     hu = cases[1].hu.copy()
     hu[2, 16, 16] += 1
     assert data_digest([cases[0], dataclasses.replace(cases[1], hu=hu)]) != first["data_sha256"]
+
+
+def told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], **settings: object) -> list[str]:
+    """Lines of 200 steps of a second each, with a note after the 90th, where the output is no terminal."""
+    now = [0.0]
+    monkeypatch.setattr(runlog, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setenv("TERM", "xterm")
+    for name in ("FORCE_COLOR", "TTY_INTERACTIVE", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    with progress_bar("work", **settings) as bar:  # type: ignore[arg-type]
+        for step in range(1, 201):
+            now[0] += 1.0
+            bar.update(step, 200, "steps")
+            if step == 90:
+                bar.note("one: finished")
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_log_file_gets_a_line_a_minute_the_notes_and_the_end(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["steps: 60 of 200", "one: finished", "steps: 120 of 200", "steps: 180 of 200", "steps: 200 of 200"]
+    assert told(monkeypatch, capsys) == lines
+    assert told(monkeypatch, capsys, line_every_s=None) == ["one: finished"]
+    assert told(monkeypatch, capsys, show=False) == []

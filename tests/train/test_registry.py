@@ -16,16 +16,26 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from training_cases import CONTRACT, drawn_case
 
+from jmmda_model.network.counting import count_saved_mib
 from train.data.dataset import SliceDataset
 from train.data.phantom_cache import build_cache, load_phantom_split
 from train.devices import SingleDevice
-from train.dryrun import OperationCounter, measure_step, translator_cost
+from train.dryrun import OperationCounter, measure_step, plan_run, random_batch, translator_cost
 from train.evaluate import open_subject
 from train.export import export_run
 from train.guard import StepGuard
 from train.methods import Moment
 from train.recipe import Recipe, RecipeError, contract_of, parse_recipe
-from train.registry import BASELINES, build_method, build_translator, comparison_options, method_names, title_of
+from train.registry import (
+    BASELINES,
+    build_method,
+    build_translator,
+    channels_of,
+    comparison_options,
+    method_names,
+    title_of,
+    training_evaluations,
+)
 from train.state import CHECKPOINT_NAME, Position, TrainingError
 from train.trainer import Trainer
 
@@ -207,6 +217,54 @@ def test_a_step_can_be_measured_and_its_operations_counted(name: str) -> None:
     )
     assert seconds > 0.0
     assert gflop > 2.0 * 3.0 * 0.9 * translator_cost(recipe, GRID_PX).gmac / SAMPLED.get(name, 1)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_step_evaluates_the_network_as_often_as_memory_is_planned_for(name: str) -> None:
+    """Slices that the core is given until its optimiser descends, which frees what was kept of them."""
+    recipe = recipe_of(name)
+    method = build_method(recipe, SingleDevice(CPU), StepGuard(SingleDevice(CPU), Position()))
+    slices, descended, descend = [0], [], method.descend  # type: ignore[attr-defined]
+
+    def count(module: object, given: tuple[torch.Tensor, ...], answer: object) -> None:
+        slices[0] += len(given[0])
+
+    def descending(which: str, terms: object) -> bool:
+        if which == "generator":
+            descended.append(slices[0])
+            slices[0] = 0
+        return descend(which, terms)  # type: ignore[no-any-return]
+
+    method.networks()["generator"].core.register_forward_hook(count)  # type: ignore[union-attr]
+    method.descend = descending  # type: ignore[attr-defined]
+    batch = random_batch(channels_of(recipe), 4, GRID_PX, CPU)
+    method.step(batch, Moment(recipe.stages[0], 0, 1.0, logged=False))
+    assert set(descended) == {4 * training_evaluations(recipe)}
+
+
+@pytest.mark.parametrize("name", SAMPLED)
+def test_a_samplers_memory_is_that_of_one_evaluation_and_its_operations_are_those_of_all(name: str) -> None:
+    recipe = recipe_of(name)
+    once = dataclasses.replace(recipe, options={**recipe.options, "sampling_steps": 1})
+    ten, one = (translator_cost(each, GRID_PX) for each in (recipe, once))
+    assert ten.gmac == pytest.approx(10.0 * one.gmac)
+    assert ten.saved_mib == one.saved_mib
+
+    method = build_method(recipe, SingleDevice(CPU), StepGuard(SingleDevice(CPU), Position()))
+    run, kept = method.run, []  # type: ignore[attr-defined]
+
+    def counting(network: torch.nn.Module, *inputs: torch.Tensor) -> object:
+        answers: list[object] = []
+        weights = method.networks()["generator"].parameters()
+        kept.append(count_saved_mib(lambda *x: answers.append(run(network, *x)), *inputs, parameters=weights))
+        return answers[0]
+
+    method.run = counting  # type: ignore[attr-defined]
+    batch = random_batch(channels_of(recipe), 1, GRID_PX, CPU)
+    method.step(batch, Moment(recipe.stages[0], 0, 1.0, logged=False))
+    assert kept == [pytest.approx(ten.saved_mib, rel=0.02)]
+    plan = plan_run(recipe, cache_root=Path("nowhere"), device=CPU)
+    assert plan.stages[0].activations_mib == 2 * ten.saved_mib
 
 
 def test_operations_are_counted_as_torch_counts_them() -> None:

@@ -14,6 +14,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,10 +154,57 @@ def test_time_limit_ends_every_stage_and_the_rate_falls_with_it(
 
 def test_checkpoint_of_another_recipe_is_refused_and_log_settings_may_change(tmp_path: Path, data) -> None:
     trainer(tiny_recipe(), tmp_path, data).fit()
-    with pytest.raises(TrainingError, match="another recipe"):
+    with pytest.raises(TrainingError, match=r"another recipe, which differs in seed; .* or start a new run folder"):
         trainer(tiny_recipe(seed=4), tmp_path, data).resume()
+    stages = [*tiny_recipe().to_json()["stages"], {"name": "third", "grid_px": 32, "steps": 1}]
+    with pytest.raises(TrainingError, match="another recipe, which differs in stages,"):
+        trainer(tiny_recipe(stages=stages), tmp_path, data).resume()
     patient = dataclasses.replace(tiny_recipe(log={"every": 5}), max_minutes=9.0)
     trainer(patient, tmp_path, data).resume()
+
+
+def without_a_key(values: dict) -> None:
+    del values["recipe"]["input"]["grid_px"]
+
+
+def without_a_table(values: dict) -> None:
+    del values["recipe"]["options"]
+
+
+def with_a_key_of_old(values: dict) -> None:
+    values["recipe"]["data"]["shuffle"] = True
+
+
+def of_a_finished_experiment(values: dict) -> None:
+    values["parts"] = {"average": values["parts"]["average"]}
+
+
+def of_another_network(values: dict) -> None:
+    values["parts"]["generator"].popitem()
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "reason"),
+    [
+        (without_a_key, "other_recipe", "another version of the program: its recipe does not know input.grid_px; "),
+        (without_a_table, "other_recipe", "another version of the program: its recipe does not know options; "),
+        (with_a_key_of_old, "other_recipe", "its recipe has data.shuffle, which is not known here; "),
+        (of_a_finished_experiment, "checkpoint", "that of a finished experiment"),
+        (of_another_network, "checkpoint", "does not fit the networks"),
+    ],
+)
+def test_checkpoint_of_another_version_is_refused_and_says_what_to_do(
+    tmp_path: Path, data, change: Callable[[dict], None], code: str, reason: str
+) -> None:
+    trainer(tiny_recipe(), tmp_path, data).fit()
+    values = torch.load(tmp_path / CHECKPOINT_NAME, weights_only=True)
+    change(values)
+    torch.save(values, tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(TrainingError) as raised:
+        trainer(tiny_recipe(), tmp_path, data).resume()
+    assert raised.value.code == code
+    assert reason in raised.value.reason
+    assert "start a new run folder" in raised.value.reason
 
 
 @pytest.mark.parametrize("selection", ["last", "best"])

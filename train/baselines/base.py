@@ -99,6 +99,10 @@ class Translator(nn.Module):
         image: Tensor = self.core(self.given(ct, mask))
         return image
 
+    def once(self, ct: Tensor, mask: Tensor) -> object:
+        """One evaluation of the core as training has it; a prediction of some methods has many, see `forward`."""
+        return self(ct, mask)
+
 
 class BaselineMethod(ABC, Generic[O]):
     """Networks, optimisers and the plumbing of a comparison method's step.
@@ -170,6 +174,14 @@ class BaselineMethod(ABC, Generic[O]):
     def adapted(cls, options: O, grid_px: int) -> O:
         """The options with the depth that images of this side allow; unchanged where nothing is too deep."""
         return options
+
+    @classmethod
+    def evaluations(cls, options: O) -> int:
+        """How often the core of the network that predicts is evaluated for each slice before its optimiser's step.
+
+        All of them are kept for the same backward pass, so memory is planned with this.
+        """
+        return 1
 
     # The protocol of `train.methods.base.Method`.
 

@@ -310,6 +310,11 @@ class DiffusionTranslator(Translator):
 
         return sampled(self.path, self.times, estimate, ct[:, :1], starting_noise(ct))
 
+    def once(self, ct: Tensor, mask: Tensor) -> object:
+        """One evaluation of the core: training meets one time of a slice, a prediction ``len(times)``."""
+        share = torch.ones(ct.shape[0], device=ct.device)
+        return self.core(torch.cat([ct[:, :1], self.given(ct, mask)], dim=1), share)
+
 
 D = TypeVar("D", bound=DiffusionOptions)
 

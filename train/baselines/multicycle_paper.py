@@ -10,26 +10,17 @@ batch and epochs are CycleGAN's. The public implementation is `train.baselines.m
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import cast
 
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
+from torch.nn.functional import l1_loss
 
-from train.baselines.base import GENERATOR, BaselineMethod, Channels, Entry, Options, Schedule, Translator
-from train.baselines.layers import (
-    PatchGan,
-    init_gaussian,
-    least_squares,
-    patch_widths,
-    resnet_generator,
-    scaled,
-)
+from train.baselines.base import Entry, Schedule
+from train.baselines.two_way import Translated, TwoWayMethod, TwoWayOptions
 from train.data.dataset import Batch
-from train.methods.base import Moment
 
 
 @dataclass(frozen=True, slots=True)
-class MultiCyclePaperOptions(Options):
+class MultiCyclePaperOptions(TwoWayOptions):
     """Depth of the generators and weights of the losses.
 
     Attributes
@@ -48,73 +39,34 @@ class MultiCyclePaperOptions(Options):
     paired_weight: float = field(default=10.0, metadata={"low": 0.0})
 
 
-class MultiCyclePaper(BaselineMethod[MultiCyclePaperOptions]):
-    """Two generators, which learn together and first, and an unconditional discriminator for each domain.
+class MultiCyclePaper(TwoWayMethod[MultiCyclePaperOptions]):
+    """Terms of both directions together: cycles of two lengths, own domains, and pairs.
 
-    The generator that predicts makes DWI of CT, ``back`` CT of DWI. With several CT channels ``back`` makes all of
-    them; domain control then looks at the first, the slice itself.
+    With several CT channels, domain control of ``back`` looks at the first, the slice itself.
     """
 
-    optimised = {  # noqa: RUF012  (declared as ClassVar in the base)
-        GENERATOR: (GENERATOR, "back"),
-        "discriminator": ("discriminator", "ct_discriminator"),
-    }
+    ct_judge = "ct_discriminator"
+    masked_back = False
 
     @classmethod
-    def translator(cls, options: MultiCyclePaperOptions, channels: Channels) -> Translator:
-        """ResNet from CT to DWI."""
-        return Translator(_resnet(channels.given(options), 1, options), with_mask=options.mask)
+    def evaluations(cls, options: MultiCyclePaperOptions) -> int:
+        """DWI of the CT, of both cycles, and of the DWI itself."""
+        return 4
 
-    @classmethod
-    def companions(cls, options: MultiCyclePaperOptions, channels: Channels) -> dict[str, nn.Module]:
-        """ResNet from DWI to CT, and the discriminators of DWI and of CT."""
+    def generator_terms(self, fake: Translated, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial terms, cycle and pseudo-cycle, domain control, and distances from the truth."""
+        ct, dwi, options = batch.ct, batch.target, self.options
+        back_ct, back_dwi = self.to_ct(fake.dwi, batch), self.to_dwi(fake.ct, batch)
+        again_dwi, again_ct = self.to_dwi(back_ct, batch), self.to_ct(back_dwi, batch)
+        same_dwi, same_ct = self.to_dwi(dwi.expand_as(ct), batch), self.to_ct(ct[:, :1], batch)[:, :1]
+        on_dwi, on_ct = self.deceived(fake)
         return {
-            "back": _resnet(1, channels.ct, options),
-            "discriminator": init_gaussian(PatchGan(1, patch_widths(options.width))),
-            "ct_discriminator": init_gaussian(PatchGan(channels.ct, patch_widths(options.width))),
+            "gan": on_dwi + on_ct,
+            "cycle": options.cycle_weight * (l1_loss(back_ct, ct) + l1_loss(back_dwi, dwi)),
+            "pseudo_cycle": options.pseudo_cycle_weight * (l1_loss(again_dwi, fake.dwi) + l1_loss(again_ct, fake.ct)),
+            "identity": options.identity_weight * (l1_loss(same_dwi, dwi) + l1_loss(same_ct, ct[:, :1])),
+            "paired": options.paired_weight * (l1_loss(fake.dwi, dwi) + l1_loss(fake.ct, ct)),
         }
-
-    def update(self, batch: Batch, moment: Moment) -> dict[str, Tensor]:
-        """One update of both generators, then one of both discriminators."""
-        ct, dwi = batch.ct, batch.target
-        fake_dwi, fake_ct = self._to_dwi(ct, batch.mask), self._to_ct(dwi)
-        back_ct, back_dwi = self._to_ct(fake_dwi), self._to_dwi(fake_ct, batch.mask)
-        again_dwi, again_ct = self._to_dwi(back_ct, batch.mask), self._to_ct(back_dwi)
-        same_dwi, same_ct = self._to_dwi(dwi.expand_as(ct), batch.mask), self._to_ct(ct[:, :1])[:, :1]
-        on_dwi = self.run(self.still["discriminator"], fake_dwi)[-1]
-        on_ct = self.run(self.still["ct_discriminator"], fake_ct)[-1]
-        options, l1 = self.options, functional.l1_loss
-        terms = {
-            "gan": least_squares(on_dwi, 1.0) + least_squares(on_ct, 1.0),
-            "cycle": options.cycle_weight * (l1(back_ct, ct) + l1(back_dwi, dwi)),
-            "pseudo_cycle": options.pseudo_cycle_weight * (l1(again_dwi, fake_dwi) + l1(again_ct, fake_ct)),
-            "identity": options.identity_weight * (l1(same_dwi, dwi) + l1(same_ct, ct[:, :1])),
-            "paired": options.paired_weight * (l1(fake_dwi, dwi) + l1(fake_ct, ct)),
-        }
-        self.descend(GENERATOR, terms)
-        judged = {
-            "discriminator": self._judged("discriminator", dwi, fake_dwi.detach()),
-            "ct_discriminator": self._judged("ct_discriminator", ct, fake_ct.detach()),
-        }
-        self.descend("discriminator", judged)
-        return terms | judged
-
-    def _to_dwi(self, ct: Tensor, mask: Tensor) -> Tensor:
-        return cast(Tensor, self.run(self.generator.core, self.generator.given(ct, mask)))
-
-    def _to_ct(self, dwi: Tensor) -> Tensor:
-        return cast(Tensor, self.run(self.network("back"), dwi))
-
-    def _judged(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
-        """Loss of a discriminator."""
-        on_real, on_fake = (self.run(self.network(name), image)[-1] for image in (real, fake))
-        return 0.5 * (least_squares(on_real, 1.0) + least_squares(on_fake, 0.0))
-
-
-def _resnet(in_channels: int, out_channels: int, options: MultiCyclePaperOptions) -> nn.Module:
-    """ResNet of CycleGAN."""
-    ngf = scaled(64, options.width)
-    return init_gaussian(resnet_generator(in_channels, out_channels, ngf=ngf, n_down=2, n_blocks=options.n_blocks))
 
 
 ENTRIES = (

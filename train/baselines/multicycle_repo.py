@@ -88,6 +88,10 @@ class LatentTranslator(Translator):
         x = self.given(ct, mask)
         return torch.stack([self.core(x, vector.expand(len(x), -1)) for vector in self.vectors]).mean(dim=0)
 
+    def once(self, ct: Tensor, mask: Tensor) -> object:
+        """One evaluation of the core, whatever the number of vectors that a prediction is a mean over."""
+        return self.core(self.given(ct, mask), self.vectors[:1].expand(len(ct), -1))
+
 
 class PooledResidualBlock(nn.Module):
     """Instance norm, leaky ReLU, 3x3 convolution, twice, and a mean over 2 x 2, added to a 1x1 convolution of means."""

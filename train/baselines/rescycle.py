@@ -6,7 +6,6 @@ identity term, without an image pool and without any term that uses that the ima
 p-distance (p = 1.5) and a gradient difference, in both directions. Ours is whole images where the article takes
 patches, and the weights.
 
-As in CycleGAN, the generators learn first, and the discriminators then see the predictions that those learnt from.
 With the mask, both generators see it: it is known in both directions. The discriminators see one image and no
 condition.
 """
@@ -14,29 +13,18 @@ condition.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import l1_loss
 
-from train.baselines.base import GENERATOR, BaselineMethod, Channels, Entry, Options, Schedule, Translator
-from train.baselines.layers import (
-    PatchGan,
-    init_gaussian,
-    least_squares,
-    patch_widths,
-    resnet_generator,
-    scaled,
-)
+from train.baselines.base import Entry, Schedule
+from train.baselines.two_way import Translated, TwoWayMethod, TwoWayOptions
 from train.data.dataset import Batch
-from train.methods.base import Moment
 from train.objectives.structure import gradient_difference_loss
-
-_HALVINGS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class ResCycleOptions(Options):
+class ResCycleOptions(TwoWayOptions):
     """Options of both readings.
 
     Attributes
@@ -53,7 +41,6 @@ class ResCycleOptions(Options):
         Of the gradient difference between prediction and truth; 0 for unpaired training.
     """
 
-    n_blocks: int = field(default=9, metadata={"low": 1, "high": 64})
     cycle_weight: float = field(default=10.0, metadata={"low": 0.0})
     identity_share: float = field(default=0.5, metadata={"low": 0.0})
     distance_weight: float = field(default=0.0, metadata={"low": 0.0})
@@ -61,68 +48,33 @@ class ResCycleOptions(Options):
     gradient_weight: float = field(default=0.0, metadata={"low": 0.0})
 
 
-class _Translated(NamedTuple):
-    """Predictions, each from the other kind of image: DWI (B, 1, H, W) and CT (B, C, H, W)."""
+class ResCycle(TwoWayMethod[ResCycleOptions]):
+    """Terms of each direction by itself; what a reading does without is not computed."""
 
-    dwi: Tensor
-    ct: Tensor
-
-
-class ResCycle(BaselineMethod[ResCycleOptions]):
-    """Generators from CT to DWI and back, a discriminator of each kind of image."""
-
-    optimised = {  # noqa: RUF012  (declared as ClassVar in the base)
-        GENERATOR: (GENERATOR, "back"),
-        "discriminator": ("discriminator", "discriminator_ct"),
-    }
+    ct_judge = "discriminator_ct"
+    masked_back = True
 
     @classmethod
-    def translator(cls, options: ResCycleOptions, channels: Channels) -> Translator:
-        """The generator from CT to DWI."""
-        return Translator(_generator(channels.given(options), 1, options), with_mask=options.mask)
+    def evaluations(cls, options: ResCycleOptions) -> int:
+        """DWI of the CT, of the cycle and, where identity counts, of the DWI itself."""
+        return 3 if options.cycle_weight * options.identity_share else 2
 
-    @classmethod
-    def companions(cls, options: ResCycleOptions, channels: Channels) -> dict[str, nn.Module]:
-        """The generator from DWI to CT, and the discriminators of DWI and CT."""
-        given = channels.given(options) - channels.ct + 1
-        widths = patch_widths(options.width)
+    def generator_terms(self, fake: Translated, batch: Batch) -> dict[str, Tensor]:
+        """Adversarial terms and cycles, identities and, for paired training, distances from the truth."""
+        on_dwi, on_ct = self.deceived(fake)
         return {
-            "back": _generator(given, channels.ct, options),
-            "discriminator": init_gaussian(PatchGan(1, widths)),
-            "discriminator_ct": init_gaussian(PatchGan(channels.ct, widths)),
-        }
-
-    def update(self, batch: Batch, moment: Moment) -> dict[str, Tensor]:
-        """One update of both generators, then one of both discriminators."""
-        fake = _Translated(dwi=self._to_dwi(batch.ct, batch), ct=self._to_ct(batch.target, batch))
-        terms = {
-            "gan": least_squares(self.run(self.still["discriminator"], fake.dwi)[-1], 1.0),
-            "gan_back": least_squares(self.run(self.still["discriminator_ct"], fake.ct)[-1], 1.0),
+            "gan": on_dwi,
+            "gan_back": on_ct,
             **self._cycle_terms(fake, batch),
             **self._identity_terms(batch),
             **self._paired_terms(fake, batch),
         }
-        self.descend(GENERATOR, terms)
-        judged = {
-            "discriminator": self._judged("discriminator", batch.target, fake.dwi),
-            "discriminator_ct": self._judged("discriminator_ct", batch.ct, fake.ct),
-        }
-        self.descend("discriminator", judged)
-        return terms | judged
 
-    def _to_dwi(self, ct: Tensor, batch: Batch) -> Tensor:
-        image: Tensor = self.run(self.generator.core, self.generator.given(ct, batch.mask))
-        return image
-
-    def _to_ct(self, dwi: Tensor, batch: Batch) -> Tensor:
-        image: Tensor = self.run(self.network("back"), self.generator.given(dwi, batch.mask))
-        return image
-
-    def _cycle_terms(self, fake: _Translated, batch: Batch) -> dict[str, Tensor]:
+    def _cycle_terms(self, fake: Translated, batch: Batch) -> dict[str, Tensor]:
         weight = self.options.cycle_weight
         return {
-            "cycle_ct": weight * l1_loss(self._to_ct(fake.dwi, batch), batch.ct),
-            "cycle_dwi": weight * l1_loss(self._to_dwi(fake.ct, batch), batch.target),
+            "cycle_ct": weight * l1_loss(self.to_ct(fake.dwi, batch), batch.ct),
+            "cycle_dwi": weight * l1_loss(self.to_dwi(fake.ct, batch), batch.target),
         }
 
     def _identity_terms(self, batch: Batch) -> dict[str, Tensor]:
@@ -136,11 +88,11 @@ class ResCycle(BaselineMethod[ResCycleOptions]):
         as_ct = batch.target.expand_as(batch.ct)
         as_dwi = batch.ct.mean(dim=1, keepdim=True)
         return {
-            "identity_dwi": weight * l1_loss(self._to_dwi(as_ct, batch), batch.target),
-            "identity_ct": weight * l1_loss(self._to_ct(as_dwi, batch), batch.ct),
+            "identity_dwi": weight * l1_loss(self.to_dwi(as_ct, batch), batch.target),
+            "identity_ct": weight * l1_loss(self.to_ct(as_dwi, batch), batch.ct),
         }
 
-    def _paired_terms(self, fake: _Translated, batch: Batch) -> dict[str, Tensor]:
+    def _paired_terms(self, fake: Translated, batch: Batch) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         for ending, image, truth in (("", fake.dwi, batch.target), ("_back", fake.ct, batch.ct)):
             if weight := self.options.distance_weight:
@@ -148,19 +100,6 @@ class ResCycle(BaselineMethod[ResCycleOptions]):
             if weight := self.options.gradient_weight:
                 terms[f"gradient{ending}"] = weight * gradient_difference_loss(image, truth)
         return terms
-
-    def _judged(self, name: str, real: Tensor, fake: Tensor) -> Tensor:
-        discriminator = self.network(name)
-        on_real, on_fake = self.run(discriminator, real)[-1], self.run(discriminator, fake.detach())[-1]
-        return 0.5 * (least_squares(on_real, 1.0) + least_squares(on_fake, 0.0))
-
-
-def _generator(in_channels: int, out_channels: int, options: ResCycleOptions) -> nn.Module:
-    """ResNet generator of two halvings."""
-    ngf = scaled(64, options.width)
-    return init_gaussian(
-        resnet_generator(in_channels, out_channels, ngf=ngf, n_down=_HALVINGS, n_blocks=options.n_blocks)
-    )
 
 
 _PAIRED = ResCycleOptions(distance_weight=10.0, gradient_weight=10.0)

@@ -22,29 +22,40 @@ EPILOG = "Example: `jmmda-node train evaluate runs/quick --volumes 4 --html repo
 #: Codes of `EvaluationError` that stand for a wrong option.
 _WRONG_USE = frozenset({"no_recipe", "contract"})
 
+# Arguments and options, as the help shows them.
+Subjects = Annotated[
+    list[str], typer.Argument(help="Run folder, bundle folder, or `builtin`; more of them are scored beside it.")
+]
+RecipeFile = Annotated[Path | None, typer.Option(help="Recipe that names the test volumes; a run brings its own.")]
+Out = Annotated[Path | None, typer.Option(help="Also write the full report here (JSON).")]
+Markdown = Annotated[Path | None, typer.Option(help="Also write the tables here (Markdown).")]
+Html = Annotated[Path | None, typer.Option(help="Also write a page with tables and pictures here (HTML).")]
+Csv = Annotated[Path | None, typer.Option(help="Also write slices.csv and patients.csv into this folder.")]
+PictureFile = Annotated[Path | None, typer.Option(help="Also draw examples here (PNG), chosen by rule.")]
+Volumes = Annotated[int | None, typer.Option(min=1, help="At most this many test volumes a centre.")]
+Centre = Annotated[list[str] | None, typer.Option(help="Only this centre; give it more than once for several.")]
+SegmenterFile = Annotated[
+    Path | None, typer.Option(help="Segmenter trained on measured DWI (`train segmenter`), to judge lesions.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that score the simple controls.")]
+Cache = Annotated[Path | None, typer.Option(help="Where phantom volumes are kept, or a prepared folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the full report as JSON.")]
+
 
 def evaluate(
-    subjects: Annotated[
-        list[str], typer.Argument(help="Run folder, bundle folder, or `builtin`; more of them are scored beside it.")
-    ],
-    recipe: Annotated[
-        Path | None, typer.Option(help="Recipe that names the test volumes; a run brings its own.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the full report here (JSON).")] = None,
-    markdown: Annotated[Path | None, typer.Option(help="Also write the tables here (Markdown).")] = None,
-    html: Annotated[Path | None, typer.Option(help="Also write a page with tables and pictures here (HTML).")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Also write slices.csv and patients.csv into this folder.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="Also draw examples here (PNG), chosen by rule.")] = None,
-    volumes: Annotated[int | None, typer.Option(min=1, help="At most this many test volumes a centre.")] = None,
-    centre: Annotated[
-        list[str] | None, typer.Option(help="Only this centre; give it more than once for several.")
-    ] = None,
-    segmenter: Annotated[
-        Path | None, typer.Option(help="Segmenter trained on measured DWI (`train segmenter`), to judge lesions.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that score the simple controls.")] = 1,
-    cache: Annotated[Path | None, typer.Option(help="Where phantom volumes are kept, or a prepared folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the full report as JSON.")] = False,
+    subjects: Subjects,
+    recipe: RecipeFile = None,
+    out: Out = None,
+    markdown: Markdown = None,
+    html: Html = None,
+    csv: Csv = None,
+    picture: PictureFile = None,
+    volumes: Volumes = None,
+    centre: Centre = None,
+    segmenter: SegmenterFile = None,
+    workers: Workers = 1,
+    cache: Cache = None,
+    as_json: AsJson = False,
 ) -> None:
     """Measure runs or bundles on unseen volumes, beside simple controls and the measured DWI itself."""
     from jmmda_model.bundle import BundleError
@@ -52,6 +63,7 @@ def evaluate(
     from train.evaluate import EvaluationError, EvaluationOptions, evaluate_subject
     from train.runlog import progress_bar
     from train.segmenter import SegmenterError
+    from train.state import TrainingError
 
     wanted = read_recipe(recipe) if recipe else None
     options = EvaluationOptions(
@@ -68,7 +80,7 @@ def evaluate(
             )
     except EvaluationError as error:
         fail(error.reason, USAGE if error.code in _WRONG_USE else FAILED)
-    except (BundleError, CacheError, SegmenterError) as error:
+    except (BundleError, CacheError, SegmenterError, TrainingError) as error:
         fail(error.reason)
     except FileNotFoundError as error:
         fail(str(error))

@@ -70,33 +70,39 @@ class Setting:
     shows: bool
 
 
+# Arguments and options, as the help shows them.
+Name = Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}, or {ALL}.")]
+BudgetName = Annotated[
+    str, typer.Option(help="quick (all of them in an hour on two CPU cores), half or full (for GPUs).")
+]
+Out = Annotated[Path | None, typer.Option(help="Folder of runs, scores and report; default experiments/BUDGET.")]
+Data = Annotated[Path | None, typer.Option(help="Prepared archive instead of the phantom; needs --centres.")]
+Centres = Annotated[
+    tuple[str, str] | None,
+    typer.Option(help="Two centres of the archive, in the place of the paper's data sets 1 and 2."),
+]
+Seeds = Annotated[str | None, typer.Option(help="One network of each kind for each, e.g. 0,1,2; default the budget's.")]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Trainings side by side; default one a GPU, or one a core.")]
+DeviceNames = Annotated[
+    str, typer.Option(help="auto, cpu or cuda:N; several, e.g. cuda:0,cuda:1, are used side by side.")
+]
+Cache = Annotated[Path | None, typer.Option(help="Where phantom volumes are kept; default OUT/cache.")]
+OnlyPlan = Annotated[bool, typer.Option("--plan", help="Print networks and the measured time, and train nothing.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print plan, outcomes and files as JSON.")]
+
+
 def experiment(
-    name: Annotated[str, typer.Argument(help=f"One of {', '.join(NAMES)}, or {ALL}.")],
-    budget: Annotated[
-        str, typer.Option(help="quick (all of them in an hour on two CPU cores), half or full (for GPUs).")
-    ] = "quick",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of runs, scores and report; default experiments/BUDGET.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="Prepared archive instead of the phantom; needs --centres.")] = None,
-    centres: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Two centres of the archive, in the place of the paper's data sets 1 and 2."),
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option(help="One network of each kind for each, e.g. 0,1,2; default the budget's.")
-    ] = None,
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Trainings side by side; default one a GPU, or one a core.")
-    ] = None,
-    devices: Annotated[
-        str, typer.Option(help="auto, cpu or cuda:N; several, e.g. cuda:0,cuda:1, are used side by side.")
-    ] = "auto",
-    cache: Annotated[Path | None, typer.Option(help="Where phantom volumes are kept; default OUT/cache.")] = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="Print networks and the measured time, and train nothing.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print plan, outcomes and files as JSON.")] = False,
+    name: Name,
+    budget: BudgetName = "quick",
+    out: Out = None,
+    data: Data = None,
+    centres: Centres = None,
+    seeds: Seeds = None,
+    jobs: Jobs = None,
+    devices: DeviceNames = "auto",
+    cache: Cache = None,
+    plan: OnlyPlan = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train, score and report experiments; what is done is kept, so the same command goes on where it was stopped."""
     sized = _budget(budget, seeds)
@@ -215,7 +221,7 @@ def _train(setting: Setting) -> tuple[Outcome, ...]:
     from train.runlog import progress_bar
 
     try:
-        with progress_bar("trainings", show=setting.shows) as bar:
+        with progress_bar("trainings", show=setting.shows, line_every_s=None) as bar:
             return run_trainings(
                 setting.trainings,
                 setting.folder,
@@ -235,13 +241,13 @@ def _report(setting: Setting, outcomes: Sequence[Outcome]) -> tuple[list[Path], 
     from train.runlog import progress_bar
 
     try:
-        with progress_bar("scores", show=setting.shows) as bar:
+        with progress_bar("scores", show=setting.shows, line_every_s=None) as bar:
             book = score_all(
                 setting.experiments,
                 setting.folder,
                 setting.cache,
                 setting.jobs,
-                lambda done, total: bar.update(done, total, "scores"),
+                bar,
                 devices=setting.devices,
             )
         files = write_report(

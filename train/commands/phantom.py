@@ -26,31 +26,45 @@ _WRONG_USE = frozenset({"centre", "lesion", "count", "format"})
 Format = Literal["npz", "nifti", "dicom"]
 VendorName = Literal["standard", "ge", "siemens", "toshiba"]
 
+# Arguments and options, as the help shows them.
+Out = Annotated[Path, typer.Option(help="Folder to write to; made when missing. A set there is continued.")]
+Centre = Annotated[
+    list[str] | None, typer.Option(help="Simulated centre A, B or C; give it more than once for several.")
+]
+Number = Annotated[int | None, typer.Option(min=1, help="Patients of each centre; default 1.")]
+Like = Annotated[
+    Literal["table1"] | None,
+    typer.Option(help="table1: the paper's numbers of patients, sexes and slices (228 of A and 635 of B)."),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of the first patient; the next ones count on.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+FormatName = Annotated[
+    Format, typer.Option(help="npz, nifti (a folder a patient) or dicom (CT and DWI series a patient).")
+]
+Lesion = Annotated[str, typer.Option(help="random, none, or a kind such as mca_branch, for all patients.")]
+Matrix = Annotated[int, typer.Option(min=32, help="Rows and columns of a CT slice.")]
+Slices = Annotated[int | None, typer.Option(min=3, help="Slices; default 24.")]
+Thickness = Annotated[float | None, typer.Option(min=0.5, max=8.0, help="Slice thickness, mm; default 5.")]
+Vendor = Annotated[VendorName, typer.Option(help="Where the b value stands in DICOM files.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be made and its size.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")]
+
 
 def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to write to; made when missing. A set there is continued.")],
-    centre: Annotated[
-        list[str] | None, typer.Option(help="Simulated centre A, B or C; give it more than once for several.")
-    ] = None,
-    n: Annotated[int | None, typer.Option(min=1, help="Patients of each centre; default 1.")] = None,
-    like: Annotated[
-        Literal["table1"] | None,
-        typer.Option(help="table1: the paper's numbers of patients, sexes and slices (228 of A and 635 of B)."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the first patient; the next ones count on.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    format: Annotated[  # noqa: A002  (the name of the option)
-        Format, typer.Option(help="npz, nifti (a folder a patient) or dicom (CT and DWI series a patient).")
-    ] = "npz",
-    lesion: Annotated[
-        str, typer.Option(help="random, none, or a kind such as mca_branch, for all patients.")
-    ] = "random",
-    matrix: Annotated[int, typer.Option(min=32, help="Rows and columns of a CT slice.")] = 256,
-    slices: Annotated[int | None, typer.Option(min=3, help="Slices; default 24.")] = None,
-    slice_mm: Annotated[float | None, typer.Option(min=0.5, max=8.0, help="Slice thickness, mm; default 5.")] = None,
-    vendor: Annotated[VendorName, typer.Option(help="Where the b value stands in DICOM files.")] = "standard",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be made and its size.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    out: Out,
+    centre: Centre = None,
+    n: Number = None,
+    like: Like = None,
+    seed: Seed = 0,
+    workers: Workers = 2,
+    format: FormatName = "npz",  # noqa: A002  (the name of the option)
+    lesion: Lesion = "random",
+    matrix: Matrix = 256,
+    slices: Slices = None,
+    slice_mm: Thickness = None,
+    vendor: Vendor = "standard",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write paired phantom volumes (CT, DWI, ADC, lesion, brain): synthetic patients for training and tests."""
     from train.data.phantom_plans import PhantomSetError

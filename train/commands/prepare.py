@@ -24,43 +24,55 @@ EPILOG = (
     "`jmmda-node train prepare AISD --out cache --layout aisd --dry-run`"
 )
 
+# Arguments and options, as the help shows them.
+Root = Annotated[Path, typer.Argument(help="Archive of pairs: a folder, or a table (csv).")]
+Out = Annotated[Path, typer.Option(help="Cache to write; made when missing, continued when there.")]
+Layout = Annotated[str, typer.Option(help="auto, or the name of a layout; a wrong one lists them.")]
+Centre = Annotated[str | None, typer.Option(help="Name of the hospital; default what the archive says.")]
+BValue = Annotated[
+    float | None, typer.Option(min=50, help="DICOM: b value to take, or that of series without one, s/mm2.")
+]
+CtUnit = Annotated[Literal["hu", "window"], typer.Option(help="CT values are HU, or grey values of a window.")]
+Window = Annotated[
+    tuple[float, float] | None, typer.Option(help="With --ct-unit window: lower and upper HU of the window.")
+]
+BrainMask = Annotated[
+    str | None,
+    typer.Option(
+        help="given: the archive's masks, or a pattern of files beside each case; default the node's own mask."
+    ),
+]
+Transform = Annotated[Literal["rigid", "affine", "bspline", "none"], typer.Option(help="Freedom of the registration.")]
+Target = Annotated[Literal["dwi", "adc"], typer.Option(help="Image to learn.")]
+Split = Annotated[
+    Literal["patient", "slice"], typer.Option(help="slice mimics the paper, and leaks between training and test.")
+]
+KeepNames = Annotated[
+    bool, typer.Option("--keep-names", help="Name cases like their folders; these must be pseudonyms already.")
+]
+Workers = Annotated[int, typer.Option(min=1, help="Processes.")]
+RecipeFile = Annotated[Path | None, typer.Option(help="Recipe (TOML) whose input contract is to be met.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List cases and the names they would get; write nothing.")]
+
 
 def prepare(
-    root: Annotated[Path, typer.Argument(help="Archive of pairs: a folder, or a table (csv).")],
-    out: Annotated[Path, typer.Option(help="Cache to write; made when missing, continued when there.")],
-    layout: Annotated[str, typer.Option(help="auto, or the name of a layout; a wrong one lists them.")] = "auto",
-    centre: Annotated[str | None, typer.Option(help="Name of the hospital; default what the archive says.")] = None,
-    b_value: Annotated[
-        float | None, typer.Option(min=50, help="DICOM: b value to take, or that of series without one, s/mm2.")
-    ] = None,
-    ct_unit: Annotated[
-        Literal["hu", "window"], typer.Option(help="CT values are HU, or grey values of a window.")
-    ] = "hu",
-    window_hu: Annotated[
-        tuple[float, float] | None, typer.Option(help="With --ct-unit window: lower and upper HU of the window.")
-    ] = None,
-    brain_mask: Annotated[
-        str | None,
-        typer.Option(
-            help="given: the archive's masks, or a pattern of files beside each case; default the node's own mask."
-        ),
-    ] = None,
-    transform: Annotated[
-        Literal["rigid", "affine", "bspline", "none"], typer.Option(help="Freedom of the registration.")
-    ] = "rigid",
-    target: Annotated[Literal["dwi", "adc"], typer.Option(help="Image to learn.")] = "dwi",
-    split: Annotated[
-        Literal["patient", "slice"], typer.Option(help="slice mimics the paper, and leaks between training and test.")
-    ] = "patient",
-    keep_names: Annotated[
-        bool, typer.Option("--keep-names", help="Name cases like their folders; these must be pseudonyms already.")
-    ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 2,
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (TOML) whose input contract is to be met.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List cases and the names they would get; write nothing.")
-    ] = False,
+    root: Root,
+    out: Out,
+    layout: Layout = "auto",
+    centre: Centre = None,
+    b_value: BValue = None,
+    ct_unit: CtUnit = "hu",
+    window_hu: Window = None,
+    brain_mask: BrainMask = None,
+    transform: Transform = "rigid",
+    target: Target = "dwi",
+    split: Split = "patient",
+    keep_names: KeepNames = False,
+    workers: Workers = 2,
+    recipe: RecipeFile = None,
+    as_json: AsJson = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Register, check and cache an archive of CT/DWI pairs; exit code 3 when no case could be taken.
 
@@ -93,10 +105,7 @@ def prepare(
         fail(error, USAGE)
     except PrepareError as error:
         fail(error, FAILED)
-    if as_json:
-        typer.echo((result.report / "report.json").read_text(encoding="utf-8"))
-    else:
-        _print(result)
+    _print(result, as_json)
     if not result.taken:
         raise typer.Exit(REFUSED)
 
@@ -167,9 +176,12 @@ def _list_cases(root: Path, settings: PrepareSettings, as_json: bool) -> None:
     Console().print(table)
 
 
-def _print(result: PrepareResult) -> None:
+def _print(result: PrepareResult, as_json: bool) -> None:
     from train.data.prepare_outcome import COLUMNS, summary, table_row
 
+    if as_json:
+        typer.echo((result.report / "report.json").read_text(encoding="utf-8"))
+        return
     table = Table(title=f"Layout {result.layout}")
     for heading in COLUMNS:
         table.add_column(heading, overflow="fold")

@@ -226,19 +226,8 @@ def recipe_for(
         When the changes make a recipe that cannot be.
     """
     grid_px = budget.grid_px if data is None else data.grid_px
-    schedule = _schedule(method)
-    length = _length(budget, schedule, share)
+    stage = _stage(budget, _schedule(method), grid_px, share)
     paper = _paper()
-    stage = {
-        "name": "all",
-        "grid_px": grid_px,
-        "batch": budget.batch or schedule.batch,
-        "learning_rate": budget.rate_factor * schedule.learning_rate,
-        "decay": "linear",
-        "hold": schedule.hold_epochs / (schedule.hold_epochs + schedule.decay_epochs),
-        "final_rate": 0.0,
-        **length,
-    }
     values: dict[str, Any] = {
         "name": f"{method} on {' and '.join(centres)}",
         "description": f"{title_of(method)} at the budget {budget.name}",
@@ -248,19 +237,16 @@ def recipe_for(
         "data": _data(centres, budget, data),
         "input": {**paper["input"], **({} if data else {"grid_px": grid_px}), **input},
         "augment": paper["augment"],
-        "log": _log(length.get("steps")),
+        "log": _log(stage.get("steps")),
         "stages": [stage],
     }
-    if method == JMMDA:
-        values |= _jmmda_tables(budget, grid_px, generator, loss)
-        terms = values["loss"]
-        stage["adversarial"] = bool(terms["gan_weight"] or terms["feature_matching_weight"])
-    else:
-        values["optimiser"] = {"beta1": schedule.beta1, "beta2": schedule.beta2, "clip_norm": 0.0, "ema_decay": 0.0}
-        values["options"] = _options(method, budget, grid_px) | dict(options)
-    recipe = parse_recipe(values, f"{method} of an experiment")
+    where = f"{method} of an experiment"
     if method != JMMDA:
-        return recipe
+        return parse_recipe(values | _comparison_tables(method, budget, grid_px, options), where)
+    values |= _jmmda_tables(budget, grid_px, generator, loss)
+    terms = values["loss"]
+    stage["adversarial"] = bool(terms["gan_weight"] or terms["feature_matching_weight"])
+    recipe = parse_recipe(values, where)
     # All settings written out: recipes that come to the same network in two ways are one.
     return dataclasses.replace(recipe, generator=generator_settings(recipe.generator).to_json())
 
@@ -288,6 +274,20 @@ def _schedule(method: str) -> Schedule:
     (stage,), adam = _paper()["stages"], _paper()["optimiser"]
     hold = round(stage["hold"] * stage["epochs"])
     return Schedule(stage["learning_rate"], adam["beta1"], adam["beta2"], stage["batch"], hold, stage["epochs"] - hold)
+
+
+def _stage(budget: Budget, schedule: Schedule, grid_px: int, share: float) -> dict[str, Any]:
+    """The only stage: rates in the shape of the source's schedule, as long as the budget allows."""
+    return {
+        "name": "all",
+        "grid_px": grid_px,
+        "batch": budget.batch or schedule.batch,
+        "learning_rate": budget.rate_factor * schedule.learning_rate,
+        "decay": "linear",
+        "hold": schedule.hold_epochs / (schedule.hold_epochs + schedule.decay_epochs),
+        "final_rate": 0.0,
+        **_length(budget, schedule, share),
+    }
 
 
 def _length(budget: Budget, schedule: Schedule, share: float) -> dict[str, int]:
@@ -336,6 +336,14 @@ def _jmmda_tables(
         "discriminator": paper["discriminator"] | {"ndf": filters},
         "loss": paper["loss"] | dict(loss),
         "optimiser": adam,
+    }
+
+
+def _comparison_tables(method: str, budget: Budget, grid_px: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = _schedule(method)
+    return {
+        "optimiser": {"beta1": schedule.beta1, "beta2": schedule.beta2, "clip_norm": 0.0, "ema_decay": 0.0},
+        "options": _options(method, budget, grid_px) | dict(options),
     }
 
 

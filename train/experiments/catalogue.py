@@ -235,7 +235,8 @@ def _masks(make: RowMaker) -> Experiment:
             "brain of the measured DWI as mask (oracle)": {"mask": "brain_of_dwi"},
             "true lesion as mask (oracle)": {"mask": "lesion"},
         },
-        note="The mask is exchanged at test alone: the network was trained with the mask of the CT.",
+        note="The mask is exchanged at test alone: the network was trained with the mask of the CT, and what one that "
+        "was trained with an oracle's would gain is not known from this. The cached volumes hold one mask, the CT's.",
     )
     return Experiment("masks", "Who is given which mask", (*compared, oracle))
 

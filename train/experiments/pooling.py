@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -135,18 +136,18 @@ class RowScores:
 
 def row_scores(row: Row, book: Mapping[tuple[str, str], Scores]) -> RowScores:
     """Look up what exists of a row in (key of a training or control, key of a test set) -> scores."""
-    keys = [(name, row.test.key) for name in _names(row, book)]
     missing = book.missing if isinstance(book, ScoreBook) else {}
+    keys = [(name, row.test.key) for name in _names(row, book.keys() | missing.keys())]
     reasons = tuple(dict.fromkeys(missing[key] for key in keys if key in missing))
     return RowScores(row, tuple(book[key] for key in keys if key in book), reasons)
 
 
-def _names(row: Row, book: Mapping[tuple[str, str], Scores]) -> list[str]:
-    """Keys of the seeds; a control goes by its name alone where it is not kept with the centres of its fit."""
+def _names(row: Row, known: AbstractSet[tuple[str, str]]) -> list[str]:
+    """Keys of the seeds; a control goes by its name alone where nothing is known of it with the centres of its fit."""
     if row.control is None:
         return [training.key for training in row.trainings]
     full = control_name(row)
-    return [row.control if (full, row.test.key) not in book and (row.control, row.test.key) in book else full]
+    return [row.control if (full, row.test.key) not in known and (row.control, row.test.key) in known else full]
 
 
 def paired(row: RowScores, reference: RowScores, names: Sequence[str]) -> SliceValues:

@@ -110,7 +110,7 @@ def make_volumes(
     trainings: Sequence[Training], cache_root: Path, *, jobs: int, progress: Progress | None = None
 ) -> None:
     """Make the phantom volumes of all trainings and their tests that are not there yet, in ``jobs`` processes."""
-    shown = progress or QuietProgress()
+    shown, started = progress or QuietProgress(), time.monotonic()
     for recipe in phantom_data(trainings):
         data = dataclasses.replace(recipe.data, workers=jobs)
         build_cache(
@@ -119,6 +119,7 @@ def make_volumes(
             contract_of(recipe),
             progress=lambda done, total: shown.update(done, total, "phantom volumes"),
         )
+    shown.note(f"phantom volumes: there after {time.monotonic() - started:.0f} s")
 
 
 def run_trainings(
@@ -145,7 +146,7 @@ def run_trainings(
     devices : sequence of str
         ``auto``, ``cpu`` or ``cuda:N``, given to the processes in turn.
     progress : Progress, optional
-        Display, in per cent of all trainings.
+        Display, in per cent of all trainings; each that ends is noted.
 
     Returns
     -------
@@ -179,6 +180,7 @@ class _Running:
     training: Training
     run: Path
     process: SpawnProcess
+    started_at: float
     asked_at: float | None = None
 
     def stop(self) -> None:
@@ -217,8 +219,8 @@ class _Slots:
             try:
                 while any(self._slots) or (waiting and not stop.is_set()):
                     self._fill(waiting, stop)
-                    self._wait(stop)
-                    self._report(before, total, progress)
+                    ended = self._wait(stop)
+                    self._report(ended, before, total, progress)
             finally:
                 self._end_all()
         stopped = {training.key: Outcome(training.key, "stopped") for training in waiting}
@@ -236,20 +238,23 @@ class _Slots:
         job = _Job(training.recipe, run, self._cache_root, device, self._threads)
         process = multiprocessing.get_context("spawn").Process(target=_train, args=(job,), name=training.key)
         process.start()
-        return _Running(training, run, process)
+        return _Running(training, run, process, time.monotonic())
 
-    def _wait(self, stop: threading.Event) -> None:
-        """Wait until a process ends, or a moment, and note how those that ended did."""
+    def _wait(self, stop: threading.Event) -> list[str]:
+        """Wait until a process ends, or a moment, and note how those that ended did; they are told in words."""
+        ended = []
         wait([running.process.sentinel for running in self._slots if running], timeout=_POLL_S)
         for place, running in enumerate(self._slots):
             if running is None:
                 continue
             if running.process.exitcode is not None:
-                self._outcomes[running.training.key] = self._outcome(running)
+                outcome = self._outcomes[running.training.key] = self._outcome(running)
+                ended.append(f"{outcome.key}: {outcome.state} after {time.monotonic() - running.started_at:.0f} s")
                 running.process.close()
                 self._slots[place] = None
             elif stop.is_set():
                 running.stop()
+        return ended
 
     def _outcome(self, running: _Running) -> Outcome:
         key, code = running.training.key, running.process.exitcode or 0
@@ -261,9 +266,11 @@ class _Slots:
         _log.warning("training %s failed: %s", key, reason)
         return Outcome(key, "failed", reason=reason)
 
-    def _report(self, before: int, total: int, progress: Progress) -> None:
+    def _report(self, ended: Sequence[str], before: int, total: int, progress: Progress) -> None:
         running = [slot for slot in self._slots if slot]
         done = before + len(self._outcomes)
+        for number, words in enumerate(ended, done - len(ended) + 1):
+            progress.note(f"{words}, {number} of {total}")
         percent = [slot.percent() for slot in running]
         names = ", ".join(f"{slot.training.recipe.name} {x:.0f} %" for slot, x in zip(running, percent, strict=True))
         progress.update(100 * done + round(sum(percent)), 100 * total, f"{done} of {total} trained; {names}")

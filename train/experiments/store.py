@@ -15,7 +15,8 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from train.experiments.records import Experiment, Row, Scores, TestSet, Training
 from train.experiments.scoring import Place, control_key, score_control, score_training, trained_centres
 from train.fit import run_contract
 from train.recipe import Recipe
-from train.runlog import RunLog
+from train.runlog import Progress, QuietProgress, RunLog
 from train.state import BEST_NAME, CHECKPOINT_NAME
 
 _log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ def score_all(
     folder: Path,
     cache_root: Path,
     jobs: int = 1,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
     *,
     devices: Sequence[str] = ("cpu",),
 ) -> ScoreBook:
@@ -225,8 +226,8 @@ def score_all(
         Where phantom volumes are, and are made where they are missing.
     jobs : int
         Processes; they share the cores. 1 works in this one.
-    progress : callable, optional
-        Called with (done, total) at the start and after each score.
+    progress : Progress, optional
+        Display, told at the start and after each score; each is noted.
     devices : sequence of str
         Where networks predict, in turn.
 
@@ -240,18 +241,18 @@ def score_all(
     wanted = {(job.key, job.test.key): job for job in named.values()}
     waiting = sorted((job for job in wanted.values() if job.stored() is None), key=lambda job: job.order)
     waiting = [dataclasses.replace(job, device=devices[n % len(devices)]) for n, job in enumerate(waiting)]
-    done = len(wanted) - len(waiting)
-    if progress:
-        progress(done, len(wanted))
+    before, total = len(wanted) - len(waiting), len(wanted)
+    shown = progress or QuietProgress()
+    shown.update(before, total, "scores")
     _make_volumes(waiting)
     reasons: dict[tuple[str, str], str] = {}
-    for job, reason in _outcomes(waiting, jobs):
-        done += 1
+    for done, (job, reason, seconds) in enumerate(_outcomes(waiting, jobs), before + 1):
         if reason is not None:
             _log.warning("%s on %s is not scored: %s", job.key, job.test.key, reason)
             reasons[job.key, job.test.key] = reason
-        if progress:
-            progress(done, len(wanted))
+        state = "scored" if reason is None else "not scored"
+        shown.note(f"{job.key} on {job.test.key}: {state} after {seconds:.0f} s, {done} of {total}")
+        shown.update(done, total, "scores")
     for name, job in named.items():
         if (job.key, job.test.key) in reasons:
             book.missing[name] = reasons[job.key, job.test.key]
@@ -313,21 +314,23 @@ def _make_volumes(jobs: Sequence[_Job]) -> None:
             open_cases(place.data, place.contract, place.root, centres=place.centres)
 
 
-def _run(job: _Job) -> str | None:
-    """Do a job; why it could not be done, or None."""
+def _run(job: _Job) -> tuple[str | None, float]:
+    """Do a job; why it could not be done, or None, and the seconds it took."""
+    started, reason = time.monotonic(), None
     try:
         job.make()
     except (ValueError, OSError, RuntimeError) as error:
-        return str(error)
-    return None
+        reason = str(error)
+    return reason, time.monotonic() - started
 
 
-def _outcomes(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[_Job, str | None]]:
-    """Do the jobs, in this process or in several; yields each as it ends, with the reason of a failure or None."""
+def _outcomes(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[_Job, str | None, float]]:
+    """Do the jobs, here or in several processes; yields each as it ends, with why it failed or None, and seconds."""
     if processes <= 1 or len(jobs) <= 1:
         for job in jobs:
-            yield job, _run(job)
+            yield job, *_run(job)
         return
+    begun = time.monotonic()
     threads = max(1, len(os.sched_getaffinity(0)) // processes)
     context = multiprocessing.get_context("spawn")
     with one_thread_each():
@@ -336,8 +339,9 @@ def _outcomes(jobs: Sequence[_Job], processes: int) -> Iterator[tuple[_Job, str 
             futures = {pool.submit(_run, job): job for job in jobs}
             for future in as_completed(futures):
                 try:
-                    yield futures[future], future.result()
+                    yield futures[future], *future.result()
                 except BrokenProcessPool:
-                    yield futures[future], "its process was killed, perhaps for want of memory"
+                    reason = "its process was killed, perhaps for want of memory"
+                    yield futures[future], reason, time.monotonic() - begun
         finally:
             pool.shutdown(cancel_futures=True)

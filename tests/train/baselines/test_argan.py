@@ -5,29 +5,27 @@ Leaves out what all methods share (test_registry.py).
 
 from __future__ import annotations
 
-import copy
-import math
-
 import numpy as np
 import pytest
 import torch
-from baseline_cases import check_falls, drawn_batch, meta_networks, parameters_m, small_method, take_steps
+from baseline_cases import (
+    check_empty_slice,
+    check_falls,
+    check_order,
+    check_resumes,
+    drawn_batch,
+    fix_verdict,
+    meta_networks,
+    parameters_m,
+    sigmoid,
+    small_method,
+    take_steps,
+    unchanging_step,
+)
 
 from train.baselines.argan import ENTRIES
-from train.data.dataset import Batch
-from train.methods.base import Moment
 
 SENSE, PUBLIC = ENTRIES
-
-
-def unchanging_step(method, batch):
-    """Terms of a step at a rate of 0: the discriminator's update changes nothing before the generator's terms."""
-    report = method.step(batch, Moment(method.recipe.stages[0], 0, 0.0, logged=False))
-    return {name: float(term) for name, term in report.terms.items()}
-
-
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
 
 
 def test_sizes_of_the_table() -> None:
@@ -87,7 +85,7 @@ def test_terms_on_images_by_hand(entry) -> None:
 
 def test_what_was_missed_does_not_teach_the_first_network_to_miss() -> None:
     method, batch = small_method(SENSE, 32, l1_weight=0.0, spectrum_weight=0.0), drawn_batch(32)
-    torch.nn.init.zeros_(method.network("discriminator").logits.weight)  # the adversary does not pull
+    fix_verdict(method.network("discriminator"))
     last = method.generator.core.rectification.body[-2]
     torch.nn.init.zeros_(
         last.weight
@@ -113,9 +111,7 @@ def test_what_is_predicted() -> None:
 def test_least_squares_of_a_constant_verdict() -> None:
     for entry, bias, on_both, on_fake in ((SENSE, 0.25, 0.3125, 0.5625), (PUBLIC, 100.0, 0.5, 0.0)):
         method = small_method(entry, 32)
-        logits = method.network("discriminator").logits
-        torch.nn.init.zeros_(logits.weight)
-        torch.nn.init.constant_(logits.bias, bias)  # the public one's tanh makes 1 of 100
+        fix_verdict(method.network("discriminator"), bias)  # the public one's tanh makes 1 of 100
         terms = unchanging_step(method, drawn_batch(32))
         assert terms["discriminator"] == pytest.approx(on_both)
         assert terms["gan"] == pytest.approx(on_fake, abs=1e-6)
@@ -129,41 +125,21 @@ def test_the_pool_keeps_ct_and_rectified_image_together() -> None:
     torch.testing.assert_close(method.pool.state_dict()["images"], torch.cat([batch.ct, rectified], dim=1))
 
 
-def test_the_generator_does_not_train_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, kept = small_method(SENSE, 32), []
-    descend, judge = method.descend, method.network("discriminator")
-
-    def recording(name, terms):
-        taken = descend(name, terms)
-        kept.append((name, [(p.detach().clone(), p.grad.clone()) for p in judge.parameters()]))
-        return taken
-
-    monkeypatch.setattr(method, "descend", recording)
-    take_steps(method, drawn_batch(32), 1)
-    (first, before), (second, after) = kept
-    assert (first, second) == ("discriminator", "generator")
-    for (weight, gradient), (weight_later, gradient_later) in zip(before, after, strict=True):
-        assert torch.equal(weight, weight_later)
-        assert torch.equal(gradient, gradient_later)
+def test_the_discriminator_learns_first_and_each_learns_alone() -> None:
+    order = (("discriminator", {"discriminator"}), ("generator", {"generator"}))
+    check_order(small_method(SENSE, 32), drawn_batch(32), *order)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_a_resumed_run_goes_on_exactly(entry) -> None:
-    batch, method, resumed = drawn_batch(32), small_method(entry, 32), small_method(entry, 32)
-    method.pool.size = resumed.pool.size = 2  # full after one step
-    take_steps(method, batch, 3)
-    states = copy.deepcopy({name: part.state_dict() for name, part in method.parts().items()})
-    (ahead,) = take_steps(method, batch, 1, first=3)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(states[name])
-    (again,) = take_steps(resumed, batch, 1, first=3)
-    assert {k: float(v) for k, v in again.terms.items()} == {k: float(v) for k, v in ahead.terms.items()}
+    def make():
+        method = small_method(entry, 32)
+        method.pool.size = 2  # full after one step
+        return method
+
+    check_resumes(make, drawn_batch(32), steps=3)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_one_empty_slice(entry) -> None:
-    empty, nothing = torch.full((1, 1, 32, 32), -1.0), torch.zeros(1, 1, 32, 32)
-    method = small_method(entry, 32)
-    reports = take_steps(method, Batch(empty, nothing, empty, nothing, nothing, torch.zeros(1)), 2)
-    assert all(math.isfinite(float(value)) for report in reports for value in report.terms.values())
-    assert all(parameter.isfinite().all() for net in method.networks().values() for parameter in net.parameters())
+    check_empty_slice(small_method(entry, 32))

@@ -5,32 +5,31 @@ Leaves out what all methods share (test_registry.py). The article's sizes are no
 
 from __future__ import annotations
 
-import copy
 import itertools
-import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from baseline_cases import ONE_CT, check_falls, drawn_batch, parameters_m, small_method, take_steps
+from baseline_cases import (
+    ONE_CT,
+    check_empty_slice,
+    check_falls,
+    check_order,
+    check_resumes,
+    drawn_batch,
+    fix_verdict,
+    parameters_m,
+    sigmoid,
+    small_method,
+    take_steps,
+    unchanging_step,
+)
 
 from train.baselines.argan_shadow import ENTRIES, ConvLstm, known_cross_entropy
-from train.data.dataset import Batch
-from train.methods.base import Moment
 
 (ENTRY,) = ENTRIES
 WEIGHTS = (0.49, 0.7, 1.0)
-
-
-def unchanging_step(method, batch):
-    """Terms of a step at a rate of 0: the discriminator's update changes nothing before the generator's terms."""
-    report = method.step(batch, Moment(method.recipe.stages[0], 0, 0.0, logged=False))
-    return {name: float(term) for name, term in report.terms.items()}
-
-
-def sigmoid(x):
-    return 1.0 / (1.0 + np.exp(-x))
 
 
 def test_shapes_and_shared_weights() -> None:
@@ -128,46 +127,21 @@ def test_the_discriminator_judges_the_last_step_beside_the_ct() -> None:
 
 def test_least_squares_of_a_constant_verdict() -> None:
     method = small_method(ENTRY, 32)
-    logits = method.network("discriminator").logits
-    torch.nn.init.zeros_(logits.weight)
-    torch.nn.init.constant_(logits.bias, 0.25)
+    fix_verdict(method.network("discriminator"), 0.25)
     terms = unchanging_step(method, drawn_batch(32))
     assert terms["discriminator"] == pytest.approx(0.3125)
     assert terms["gan"] == pytest.approx(0.5625)
 
 
-def test_the_generator_does_not_train_the_discriminator(monkeypatch: pytest.MonkeyPatch) -> None:
-    method, kept = small_method(ENTRY, 32), []
-    descend, judge = method.descend, method.network("discriminator")
-
-    def recording(name, terms):
-        taken = descend(name, terms)
-        kept.append((name, [(p.detach().clone(), p.grad.clone()) for p in judge.parameters()]))
-        return taken
-
-    monkeypatch.setattr(method, "descend", recording)
-    take_steps(method, drawn_batch(32), 1)
-    (first, before), (second, after) = kept
-    assert (first, second) == ("discriminator", "generator")
-    for (weight, gradient), (weight_later, gradient_later) in zip(before, after, strict=True):
-        assert torch.equal(weight, weight_later)
-        assert torch.equal(gradient, gradient_later)
+def test_the_discriminator_learns_first_and_each_learns_alone() -> None:
+    order = (("discriminator", {"discriminator"}), ("generator", {"generator"}))
+    check_order(small_method(ENTRY, 32), drawn_batch(32), *order)
 
 
 def test_a_resumed_run_goes_on_exactly() -> None:
-    batch, method, resumed = drawn_batch(32), small_method(ENTRY, 32), small_method(ENTRY, 32)
-    take_steps(method, batch, 2)
-    states = copy.deepcopy({name: part.state_dict() for name, part in method.parts().items()})
-    (ahead,) = take_steps(method, batch, 1, first=2)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(states[name])
-    (again,) = take_steps(resumed, batch, 1, first=2)
-    assert {k: float(v) for k, v in again.terms.items()} == {k: float(v) for k, v in ahead.terms.items()}
+    check_resumes(lambda: small_method(ENTRY, 32), drawn_batch(32))
 
 
-def test_one_empty_slice() -> None:
-    empty, nothing = torch.full((1, 1, 32, 32), -1.0), torch.zeros(1, 1, 32, 32)
-    method = small_method(ENTRY, 32)
-    reports = take_steps(method, Batch(empty, nothing, empty, nothing, nothing, torch.zeros(1)), 2)
-    assert all(math.isfinite(float(value)) for report in reports for value in report.terms.values())
-    assert all(parameter.isfinite().all() for net in method.networks().values() for parameter in net.parameters())
+@pytest.mark.parametrize("known", [0.0, 1.0])
+def test_one_empty_slice(known: float) -> None:
+    check_empty_slice(small_method(ENTRY, 32), known=known)

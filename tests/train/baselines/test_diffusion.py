@@ -5,7 +5,6 @@ Leaves out what all methods share (test_registry.py), and how good they get.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -15,12 +14,16 @@ import pytest
 import torch
 from baseline_cases import (
     ONE_CT,
+    calls_of,
+    check_empty_slice,
     check_falls,
+    check_resumes,
     drawn_batch,
     meta_networks,
     parameters_m,
     small_method,
     take_steps,
+    terms_of,
 )
 from torch import Tensor, nn
 
@@ -35,7 +38,6 @@ from train.baselines.diffusion_unet import (
     sampling_times,
     starting_noise,
 )
-from train.data.dataset import Batch
 
 (CDDPM,), (BBDM,) = cddpm.ENTRIES, bbdm.ENTRIES
 BOTH = pytest.mark.parametrize("entry", [CDDPM, BBDM], ids=lambda entry: entry.name)
@@ -276,34 +278,28 @@ def test_depth_follows_the_image(grid_px: int, levels: int) -> None:
 def test_the_loss_of_diffusion_is_the_squared_error_of_noise_or_image(predicts: str) -> None:
     method, batch = small_method(CDDPM, 32, predicts=predicts), drawn_batch(32)
     take_steps(method, batch, 2)
-    seen: dict[str, Any] = {}
-    method.generator.core.register_forward_hook(
-        lambda module, given, answer: seen.update(given=given, answer=answer.detach())
-    )
+    calls = calls_of(method.generator.core)
     (report,) = take_steps(method, batch, 1, first=2)
-    x, share = seen["given"]
+    (((x, share), answer),) = calls
     kept = torch.tensor([squared_cosine(float(s)) / squared_cosine(0.0) for s in share], dtype=torch.float64)
     kept = kept.view(-1, 1, 1, 1)
     noise = (x[:, :1] - kept.sqrt() * batch.target) / (1.0 - kept).sqrt()
     wanted = noise if predicts == "noise" else batch.target
     assert torch.equal(x[:, 1:], batch.ct)
     assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
-    assert float(report.terms["denoising"]) == pytest.approx(float(((seen["answer"] - wanted) ** 2).mean()), rel=1e-3)
+    assert terms_of(report)["denoising"] == pytest.approx(float(((answer.detach() - wanted) ** 2).mean()), rel=1e-3)
 
 
 def test_the_loss_of_the_bridge_is_the_squared_error_of_the_difference() -> None:
     method, batch = small_method(BBDM, 32, variance=0.0), drawn_batch(32)
     take_steps(method, batch, 2)
-    seen: dict[str, Any] = {}
-    method.generator.core.register_forward_hook(
-        lambda module, given, answer: seen.update(given=given, answer=answer.detach())
-    )
+    calls = calls_of(method.generator.core)
     (report,) = take_steps(method, batch, 1, first=2)
-    x, share = seen["given"]
+    (((x, share), answer),) = calls
     difference = share.view(-1, 1, 1, 1) * (batch.ct - batch.target)
     assert torch.allclose(x[:, :1], batch.target + difference, atol=1e-6)
-    by_hand = float(((seen["answer"] - difference) ** 2).mean())
-    assert float(report.terms["denoising"]) == pytest.approx(by_hand, rel=1e-4)
+    by_hand = float(((answer.detach() - difference) ** 2).mean())
+    assert terms_of(report)["denoising"] == pytest.approx(by_hand, rel=1e-4)
 
 
 @BOTH
@@ -333,20 +329,9 @@ def test_learning_lowers_the_loss_and_brings_predictions_nearer(entry: Entry, ch
 
 @BOTH
 def test_a_resumed_run_goes_on_the_same(entry: Entry) -> None:
-    batch, method = drawn_batch(32), small_method(entry, 32)
-    take_steps(method, batch, 3)
-    resumed = small_method(entry, 32)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(copy.deepcopy(method.parts()[name].state_dict()))
-    ours = [float(report.loss) for report in take_steps(method, batch, 2, first=3)]
-    assert [float(report.loss) for report in take_steps(resumed, batch, 2, first=3)] == ours
+    check_resumes(lambda: small_method(entry, 32), drawn_batch(32), steps=3)
 
 
 @BOTH
 def test_one_empty_slice_is_finite(entry: Entry) -> None:
-    method = small_method(entry, 32, mask=True)
-    empty, none = -torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
-    batch = Batch(empty, none, empty, none, none, torch.ones(1))
-    reports = take_steps(method, batch, 3)
-    assert all(math.isfinite(float(report.loss)) and math.isfinite(float(report.gradient_norm)) for report in reports)
-    assert torch.isfinite(method.predict(batch.ct, batch.mask)).all()
+    check_empty_slice(small_method(entry, 32, mask=True))

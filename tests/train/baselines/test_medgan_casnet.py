@@ -5,15 +5,28 @@ Leaves out what all methods share (test_registry.py) and image quality. Small ca
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from baseline_cases import check_falls, drawn_batch, meta_networks, parameters_m, small_method, take_steps
-from torch import Tensor, nn
+from baseline_cases import (
+    answers_of,
+    check_empty_slice,
+    check_falls,
+    check_resumes,
+    descents,
+    drawn_batch,
+    judged_by_logs,
+    log_loss,
+    meta_networks,
+    parameters_m,
+    reaches,
+    small_method,
+    take_steps,
+    values_of,
+)
+from torch import nn
 
 from train.baselines.medgan_casnet import ENTRIES, casnet, content_loss, perceptual_loss, style_loss
 
@@ -24,26 +37,6 @@ def small(**changes: Any) -> Any:
     return small_method(CASNET, 32, **({"n_blocks": 2} | changes))
 
 
-def descents(method: Any, batch: Any) -> list[tuple[str, dict[str, Tensor]]]:
-    """What an update descends, in order, without taking a step."""
-    seen: list[tuple[str, dict[str, Tensor]]] = []
-    method.descend = lambda name, terms: seen.append((name, dict(terms)))
-    method.update(batch, None)
-    return seen
-
-
-def reaches(term: Tensor, network: nn.Module) -> bool:
-    weights = list(network.parameters())
-    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-
-
-def recorded(module: nn.Module) -> list[Any]:
-    answers: list[Any] = []
-    module.register_forward_hook(lambda module, given, answer: answers.append(answer))
-    return answers
-
-
 def test_sizes_of_the_table() -> None:
     generator = meta_networks(CASNET)["generator"]
     assert parameters_m(generator) == pytest.approx(326.5, abs=0.05)
@@ -52,7 +45,7 @@ def test_sizes_of_the_table() -> None:
 
 def test_shapes_at_256_pixels() -> None:
     networks = meta_networks(CASNET)
-    between, middle = recorded(networks["generator"].core[2]), recorded(networks["generator"].core[5].down[-1])
+    between, middle = answers_of(networks["generator"].core[2]), answers_of(networks["generator"].core[5].down[-1])
     image = torch.empty(1, 1, 256, 256, device="meta")
     assert networks["generator"](image, image).shape == (1, 1, 256, 256)
     assert between[0].shape == (1, 1, 256, 256)
@@ -93,21 +86,20 @@ def test_losses_on_features_by_hand() -> None:
 
 def test_terms_and_weights_by_hand() -> None:
     method, batch = small(style_weight=0.5, content_weight=0.25), drawn_batch(32)
-    fakes, steered = recorded(method.generator.core), recorded(method.still["discriminator"])
-    verdicts = recorded(method.network("discriminator"))
+    fakes, steered = answers_of(method.generator.core), answers_of(method.still["discriminator"])
+    verdicts = answers_of(method.network("discriminator"))
     (_, judged), (_, terms), *_ = descents(method, batch)
     fake, (*true, _), (*false, fooled) = fakes[0], *steered[:2]
-    real, found = (answer[-1].detach().double().numpy() for answer in verdicts)
-    expected = 0.5 * (np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(found)).mean())
-    assert float(judged["discriminator"].detach()) == pytest.approx(expected, rel=1e-5)
+    expected = judged_by_logs(*(answer[-1] for answer in verdicts))
+    assert values_of(judged)["discriminator"] == pytest.approx(expected, rel=1e-5)
     expected_terms = {
-        "gan": float(nn.functional.softplus(-fooled.detach()).mean()),
+        "gan": log_loss(fooled, real=True),
         "perceptual": 20.0
         * sum(float((a - b).detach().abs().mean()) for a, b in zip([fake, *false], [batch.target, *true], strict=True)),
         "style": 0.5 * float(style_loss(false, true).detach()),
         "content": 0.25 * float(content_loss(false, true).detach()),
     }
-    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected_terms, rel=1e-5)
+    assert values_of(terms) == pytest.approx(expected_terms, rel=1e-5)
 
 
 def test_each_term_trains_one_network() -> None:
@@ -136,7 +128,7 @@ def test_the_generator_learns_several_times_after_the_discriminator(updates: int
 
 def test_three_updates_judge_three_predictions() -> None:
     method = small()
-    fakes = recorded(method.generator.core)
+    fakes = answers_of(method.generator.core)
     take_steps(method, drawn_batch(32), 1)
     assert len(fakes) == 3
     assert not torch.equal(fakes[0], fakes[1])
@@ -153,21 +145,8 @@ def test_depth_of_small_images_a_batch_of_one_and_the_mask() -> None:
 
 
 def test_an_empty_slice_is_finite_and_learnt_from() -> None:
-    method, batch = small(), drawn_batch(32)
-    empty = replace(batch, ct=-torch.ones_like(batch.ct), target=-torch.ones_like(batch.ct), mask=0.0 * batch.mask)
-    check_falls(take_steps(method, empty, 2))
-    assert method.guard.position.skipped == 0
+    check_empty_slice(small(), size=2)
 
 
 def test_a_resumed_run_goes_on_the_same() -> None:
-    method, batch = small(), drawn_batch(32)
-    take_steps(method, batch, 1)
-    saved = copy.deepcopy({name: part.state_dict() for name, part in method.parts().items()})
-    (expected,) = take_steps(method, batch, 1, first=1)
-    resumed = small()
-    for name, part in resumed.parts().items():
-        part.load_state_dict(saved[name])
-    (found,) = take_steps(resumed, batch, 1, first=1)
-    assert {name: float(term) for name, term in found.terms.items()} == {
-        name: float(term) for name, term in expected.terms.items()
-    }
+    check_resumes(small, drawn_batch(32), steps=1)

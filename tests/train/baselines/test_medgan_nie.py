@@ -5,39 +5,30 @@ Leaves out what all methods share (test_registry.py) and image quality.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from baseline_cases import check_falls, drawn_batch, meta_networks, parameters_m, small_method, take_steps
-from torch import Tensor, nn
+from baseline_cases import (
+    answers_of,
+    check_empty_slice,
+    check_falls,
+    check_resumes,
+    descents,
+    drawn_batch,
+    judged_by_logs,
+    log_loss,
+    meta_networks,
+    parameters_m,
+    reaches,
+    small_method,
+    take_steps,
+    values_of,
+)
+from torch import nn
 
 from train.baselines.medgan_nie import ENTRIES, ResidualUNet, squared_gradient_difference
 
 (MEDGAN,) = ENTRIES
-
-
-def descents(method: Any, batch: Any) -> list[tuple[str, dict[str, Tensor]]]:
-    """What an update descends, in order, without taking a step."""
-    seen: list[tuple[str, dict[str, Tensor]]] = []
-    method.descend = lambda name, terms: seen.append((name, dict(terms)))
-    method.update(batch, None)
-    return seen
-
-
-def reaches(term: Tensor, network: nn.Module) -> bool:
-    weights = list(network.parameters())
-    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-
-
-def recorded(module: nn.Module) -> list[Any]:
-    answers: list[Any] = []
-    module.register_forward_hook(lambda module, given, answer: answers.append(answer))
-    return answers
 
 
 def test_sizes_of_the_table() -> None:
@@ -48,8 +39,8 @@ def test_sizes_of_the_table() -> None:
 
 def test_shapes_at_256_pixels() -> None:
     networks = meta_networks(MEDGAN)
-    features = recorded(networks["discriminator"].features)
-    middle = recorded(networks["generator"].core.down[-1])
+    features = answers_of(networks["discriminator"].features)
+    middle = answers_of(networks["generator"].core.down[-1])
     image = torch.empty(2, 1, 256, 256, device="meta")
     assert networks["generator"](image, image).shape == (2, 1, 256, 256)
     assert middle[0].shape == (2, 1024, 16, 16)
@@ -83,19 +74,17 @@ def test_the_gradient_difference_by_hand() -> None:
 def test_terms_and_weights_by_hand() -> None:
     method = small_method(MEDGAN, 32, adversarial_weight=0.3, mse_weight=2.0, gradient_weight=7.0)
     batch = drawn_batch(32)
-    fakes, verdicts = recorded(method.generator.core), recorded(method.network("discriminator"))
-    steered = recorded(method.still["discriminator"])
+    fakes, verdicts = answers_of(method.generator.core), answers_of(method.network("discriminator"))
+    steered = answers_of(method.still["discriminator"])
     judged, terms = (terms for _, terms in descents(method, batch))
     fake = fakes[0].detach()
-    real, false, fooled = (answer.detach().double().numpy() for answer in (*verdicts, *steered))
-    expected = 0.5 * (np.log1p(np.exp(-real)).mean() + np.log1p(np.exp(false)).mean())
-    assert float(judged["discriminator"].detach()) == pytest.approx(expected, rel=1e-5)
+    assert values_of(judged)["discriminator"] == pytest.approx(judged_by_logs(*verdicts), rel=1e-5)
     expected_terms = {
-        "gan": 0.3 * np.log1p(np.exp(-fooled)).mean(),
+        "gan": 0.3 * log_loss(steered[0], real=True),
         "mse": 2.0 * np.square((fake - batch.target).double().numpy()).mean(),
         "gradient": 7.0 * float(squared_gradient_difference(fake, batch.target)),
     }
-    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected_terms, rel=1e-5)
+    assert values_of(terms) == pytest.approx(expected_terms, rel=1e-5)
 
 
 def test_the_discriminator_learns_first_and_each_term_trains_one_network() -> None:
@@ -148,21 +137,8 @@ def test_a_batch_of_one_and_the_mask(grid_px: int) -> None:
 
 
 def test_an_empty_slice_is_finite_and_learnt_from() -> None:
-    method, batch = small_method(MEDGAN, 32), drawn_batch(32)
-    empty = replace(batch, ct=-torch.ones_like(batch.ct), target=-torch.ones_like(batch.ct), mask=0.0 * batch.mask)
-    check_falls(take_steps(method, empty, 2))
-    assert method.guard.position.skipped == 0
+    check_empty_slice(small_method(MEDGAN, 32), size=2)
 
 
 def test_a_resumed_run_goes_on_the_same() -> None:
-    method, batch = small_method(MEDGAN, 32), drawn_batch(32)
-    take_steps(method, batch, 2)
-    saved = copy.deepcopy({name: part.state_dict() for name, part in method.parts().items()})
-    (expected,) = take_steps(method, batch, 1, first=2)
-    resumed = small_method(MEDGAN, 32)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(saved[name])
-    (found,) = take_steps(resumed, batch, 1, first=2)
-    assert {name: float(term) for name, term in found.terms.items()} == {
-        name: float(term) for name, term in expected.terms.items()
-    }
+    check_resumes(lambda: small_method(MEDGAN, 32), drawn_batch(32))

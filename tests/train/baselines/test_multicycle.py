@@ -14,13 +14,20 @@ import pytest
 import torch
 from baseline_cases import (
     ONE_CT,
+    calls_of,
+    check_empty_slice,
     check_falls,
+    check_resumes,
+    descents,
     drawn_batch,
+    fix_verdict,
     meta_networks,
     parameters_m,
-    plain_recipe,
+    reaches,
     small_method,
+    squares_from,
     take_steps,
+    values_of,
 )
 from torch import Tensor, nn
 
@@ -28,9 +35,6 @@ from train.baselines.base import BaselineMethod, Channels, Entry
 from train.baselines.multicycle_paper import ENTRIES as PAPER_ENTRIES
 from train.baselines.multicycle_repo import ENTRIES as REPO_ENTRIES
 from train.baselines.multicycle_repo import divergence
-from train.devices import SingleDevice
-from train.guard import StepGuard
-from train.state import Position
 
 (REPO,) = REPO_ENTRIES
 (PAPER,) = PAPER_ENTRIES
@@ -42,29 +46,8 @@ def small(entry: Entry, grid_px: int = 32, **changes: Any) -> BaselineMethod[Any
     return small_method(entry, grid_px, **(fewer | changes))
 
 
-def descents(method: Any, batch: Any) -> list[tuple[str, dict[str, Tensor]]]:
-    """What an update descends, in order, without taking a step."""
-    seen: list[tuple[str, dict[str, Tensor]]] = []
-    method.descend = lambda name, terms: seen.append((name, dict(terms)))
-    method.update(batch, None)
-    return seen
-
-
-def reaches(term: Tensor, network: nn.Module) -> bool:
-    weights = list(network.parameters())
-    gradients = torch.autograd.grad(term, weights, retain_graph=True, allow_unused=True)
-    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
-
-
-def recorded(module: nn.Module) -> list[tuple[Any, Any]]:
-    """What a module is given and answers, in order."""
-    calls: list[tuple[Any, Any]] = []
-    module.register_forward_hook(lambda module, given, answer: calls.append((given, answer)))
-    return calls
-
-
 def from_target(scales: list[Tensor], target: float) -> float:
-    return sum(float(((logits.detach().double() - target) ** 2).mean()) for logits in scales)
+    return sum(squares_from(logits, target) for logits in scales)
 
 
 class Scale(nn.Module):
@@ -92,7 +75,7 @@ def test_sizes_of_the_table() -> None:
 def test_shapes_at_256_pixels() -> None:
     repo, paper = meta_networks(REPO), meta_networks(PAPER)
     image = torch.empty(1, 1, 256, 256, device="meta")
-    pooled = recorded(repo["encoder"].features[-2])
+    pooled = calls_of(repo["encoder"].features[-2])
     assert repo["generator"](image, image).shape == image.shape
     assert [answer.shape for answer in repo["encoder"](image)] == [(1, 8), (1, 8)]
     assert pooled[0][0][0].shape == (1, 256, 8, 8)
@@ -133,9 +116,7 @@ def test_every_weight_is_trained(entry: Entry) -> None:
 
 @BOTH
 def test_several_ct_channels_a_mask_and_a_batch_of_one(entry: Entry) -> None:
-    devices, recipe, batch = SingleDevice(torch.device("cpu")), plain_recipe(entry, 32), drawn_batch(32, 1)
-    options = replace(small(entry).options, mask=True)
-    method = entry.method(recipe, devices, StepGuard(devices, Position()), options, Channels(ct=3, mask=1))
+    method, batch = small(entry, channels=Channels(ct=3, mask=1), mask=True), drawn_batch(32, 1)
     batch = replace(batch, ct=torch.cat([batch.ct, batch.ct.flip(-1), -batch.ct], dim=1))
     check_falls(take_steps(method, batch, 1))
     assert method.guard.position.skipped == 0
@@ -144,26 +125,12 @@ def test_several_ct_channels_a_mask_and_a_batch_of_one(entry: Entry) -> None:
 
 @BOTH
 def test_an_empty_slice_is_finite_and_learnt_from(entry: Entry) -> None:
-    method, batch = small(entry), drawn_batch(32)
-    empty = replace(batch, ct=-torch.ones_like(batch.ct), target=-torch.ones_like(batch.ct), mask=0.0 * batch.mask)
-    check_falls(take_steps(method, empty, 2))
-    assert method.guard.position.skipped == 0
+    check_empty_slice(small(entry), size=2)
 
 
 @BOTH
 def test_a_resumed_run_goes_on_the_same(entry: Entry) -> None:
-    method, batch = small(entry), drawn_batch(32)
-    take_steps(method, batch, 1)
-    saved = copy.deepcopy({name: part.state_dict() for name, part in method.parts().items()})
-    (expected,) = take_steps(method, batch, 1, first=1)
-    resumed = small(entry)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(saved[name])
-    torch.manual_seed(99)
-    (found,) = take_steps(resumed, batch, 1, first=1)
-    assert {name: float(term) for name, term in found.terms.items()} == {
-        name: float(term) for name, term in expected.terms.items()
-    }
+    check_resumes(lambda: small(entry), drawn_batch(32), steps=1)
 
 
 # multicycle_repo
@@ -181,9 +148,9 @@ def test_repo_terms_by_hand() -> None:
     method, batch = small(REPO, l1_weight=3.0, kl_weight=2.0, latent_weight=0.7), drawn_batch(32, 3)
     nn.init.constant_(method.network("encoder").log_variance.bias, -2.0)
     nn.init.constant_(method.network("encoder").mean.bias, 0.5)
-    core, read = recorded(method.generator.core), recorded(method.network("encoder"))
-    reread, steered = recorded(method.still["encoder"]), recorded(method.still["discriminator"])
-    verdicts = recorded(method.network("discriminator"))
+    core, read = calls_of(method.generator.core), calls_of(method.network("encoder"))
+    reread, steered = calls_of(method.still["encoder"]), calls_of(method.still["discriminator"])
+    verdicts = calls_of(method.network("discriminator"))
     torch.manual_seed(5)
     (_, terms), (_, judged) = descents(method, batch)
     torch.manual_seed(5)
@@ -201,19 +168,19 @@ def test_repo_terms_by_hand() -> None:
         "kl": 2.0 * float(divergence(mean, log_variance).detach()),
         "latent": 0.7 * float((reread[0][1][0] - drawn).detach().abs().mean()),
     }
-    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
+    assert values_of(terms) == pytest.approx(expected, rel=1e-5)
     (real, fake), (other, drawn_fake) = verdicts[:2], verdicts[2:]
     expected = {
         "discriminator_encoded": 0.5 * (from_target(real[1], 1.0) + from_target(fake[1], 0.0)),
         "discriminator_drawn": 0.5 * (from_target(other[1], 1.0) + from_target(drawn_fake[1], 0.0)),
     }
-    assert {name: float(term.detach()) for name, term in judged.items()} == pytest.approx(expected, rel=1e-5)
+    assert values_of(judged) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(("size", "first", "second"), [(1, [0], [0]), (3, [0, 1], [1, 2]), (4, [0, 1], [2, 3])])
 def test_halves_of_a_batch(size: int, first: list[int], second: list[int]) -> None:
     method, batch = small(REPO), drawn_batch(32, size)
-    verdicts = recorded(method.network("discriminator"))
+    verdicts = calls_of(method.network("discriminator"))
     descents(method, batch)
     pairs = torch.cat([batch.ct, batch.target], dim=1)
     (real, _), (other, _) = verdicts[0], verdicts[2]
@@ -239,7 +206,7 @@ def test_recovery_of_drawn_vectors_trains_the_generator_only() -> None:
 
 def test_every_level_down_sees_the_vector() -> None:
     method = small(REPO)
-    calls = [recorded(down) for down in method.generator.core.down]
+    calls = [calls_of(down) for down in method.generator.core.down]
     vector = torch.arange(8.0)[None]
     method.generator.core(drawn_batch(32, 1).ct, vector)
     assert len(calls) == 5
@@ -285,7 +252,7 @@ def test_64_pixels_with_the_whole_discriminator() -> None:
 def test_paper_terms_by_hand() -> None:
     method, batch = small(PAPER), drawn_batch(32)
     for name in ("discriminator", "ct_discriminator"):
-        nn.init.zeros_(method.network(name).logits.weight)
+        fix_verdict(method.network(name))
     a, b = 1.5, -0.4
     method.generator.core, back = Scale(a), Scale(b)
     network = method.network
@@ -300,13 +267,13 @@ def test_paper_terms_by_hand() -> None:
         "identity": 5.0 * (abs(a - 1.0) * abs_y + abs(b - 1.0) * abs_x),
         "paired": 10.0 * (abs(a * x - y).mean() + abs(b * y - x).mean()),
     }
-    assert {name: float(term.detach()) for name, term in terms.items()} == pytest.approx(expected, rel=1e-5)
-    assert [float(term.detach()) for term in judged.values()] == pytest.approx([0.5, 0.5])
+    assert values_of(terms) == pytest.approx(expected, rel=1e-5)
+    assert list(values_of(judged).values()) == pytest.approx([0.5, 0.5])
 
 
 def test_paper_discriminators_see_their_own_domain() -> None:
     method, batch = small(PAPER), drawn_batch(32)
-    seen = {name: recorded(method.network(name)) for name in ("discriminator", "ct_discriminator")}
+    seen = {name: calls_of(method.network(name)) for name in ("discriminator", "ct_discriminator")}
     descents(method, batch)
     torch.testing.assert_close(seen["discriminator"][0][0][0], batch.target)
     torch.testing.assert_close(seen["ct_discriminator"][0][0][0], batch.ct)

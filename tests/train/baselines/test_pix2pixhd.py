@@ -6,7 +6,6 @@ and whether it learns to synthesise: a dozen steps without a pixel loss say noth
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
@@ -14,32 +13,30 @@ import pytest
 import torch
 from baseline_cases import (
     ONE_CT,
+    check_empty_slice,
     check_falls,
+    check_order,
+    check_resumes,
     drawn_batch,
+    fix_verdict,
+    judged_by_squares,
     meta_networks,
     parameters_m,
+    plain,
     small_method,
+    squares_from,
     take_steps,
-    watched,
+    terms_of,
 )
 
 from train.baselines.layers import ResidualBlock
 from train.baselines.pix2pixhd import ENTRIES
-from train.data.dataset import Batch
 
 GLOBAL, LOCAL = ENTRIES
 
 
 def with_options(entry, **changes):
     return replace(entry, options=replace(entry.options, **changes))
-
-
-def terms_of(report) -> dict[str, float]:
-    return {name: float(value) for name, value in report.terms.items()}
-
-
-def numpy(features):
-    return [[layer.detach().numpy() for layer in scale] for scale in features]
 
 
 @pytest.mark.parametrize(
@@ -140,15 +137,16 @@ def test_terms_by_hand(num_scales: int) -> None:
     batch = drawn_batch(32)
     with torch.no_grad():
         fake = method.generator(batch.ct, batch.mask)
-        on_real = numpy(method.network("discriminator")(torch.cat([batch.ct, batch.target], dim=1)))
-        on_fake = numpy(method.network("discriminator")(torch.cat([batch.ct, fake], dim=1)))
+        on_real = method.network("discriminator")(torch.cat([batch.ct, batch.target], dim=1))
+        on_fake = method.network("discriminator")(torch.cat([batch.ct, fake], dim=1))
     assert [len(scale) for scale in on_real] == num_scales * [5]
     gan = matching = judged = 0.0
     for real, false in zip(on_real, on_fake, strict=True):
-        gan += np.mean((false[-1] - 1.0) ** 2)
-        judged += 0.5 * (np.mean((real[-1] - 1.0) ** 2) + np.mean(false[-1] ** 2))
+        gan += squares_from(false[-1], 1.0)
+        judged += judged_by_squares(real[-1], false[-1])
         for layer in range(4):
-            matching += 7.0 * (4.0 / 4.0) * (1.0 / num_scales) * np.mean(np.abs(real[layer] - false[layer]))
+            apart = np.mean(np.abs(plain(real[layer]) - plain(false[layer])))
+            matching += 7.0 * (4.0 / 4.0) * (1.0 / num_scales) * apart
     (report,) = take_steps(method, batch, 1)
     expected = {"gan": gan, "feature_matching": matching, "discriminator": judged}
     assert terms_of(report) == pytest.approx(expected, rel=1e-4)
@@ -158,7 +156,7 @@ def test_terms_by_hand(num_scales: int) -> None:
 def test_feature_matching_weighs_ten_and_scales_are_summed() -> None:
     method = small_method(GLOBAL, 32)
     for scale in method.network("discriminator").scales:
-        torch.nn.init.zeros_(scale.logits.weight)
+        fix_verdict(scale)
     assert method.options.feature_weight == 10.0
     (report,) = take_steps(method, drawn_batch(32), 1)
     assert float(report.terms["gan"]) == pytest.approx(2 * 1.0)
@@ -182,13 +180,8 @@ def test_the_discriminator_learns_against_a_generator_that_stands_still() -> Non
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=["global", "local"])
 def test_the_generator_learns_first_and_each_learns_alone(entry) -> None:
-    method = small_method(entry, 32)
-    seen = watched(method)
-    take_steps(method, drawn_batch(32), 1)
-    assert seen == [
-        ("generator", {"generator"}, {"generator"}),
-        ("discriminator", {"discriminator"}, {"discriminator"}),
-    ]
+    order = (("generator", {"generator"}), ("discriminator", {"discriminator"}))
+    check_order(small_method(entry, 32), drawn_batch(32), *order)
 
 
 def test_the_enhancer_and_the_global_generator_learn_together() -> None:
@@ -213,23 +206,9 @@ def test_discriminators_see_what_the_generator_sees() -> None:
 
 
 def test_a_resumed_run_goes_on_exactly() -> None:
-    first, second = small_method(GLOBAL, 32), small_method(GLOBAL, 32)
-    batch = drawn_batch(32)
-    take_steps(first, batch, 2)
-    kept = copy.deepcopy({name: part.state_dict() for name, part in first.parts().items()})
-    (fresh,) = take_steps(second, batch, 1, first=2)
-    for name, part in second.parts().items():
-        part.load_state_dict(kept[name])
-    expected, resumed = take_steps(first, batch, 2, first=2), take_steps(second, batch, 2, first=2)
-    assert [terms_of(report) for report in resumed] == [terms_of(report) for report in expected]
-    assert terms_of(fresh)["feature_matching"] != terms_of(expected[0])["feature_matching"]
+    check_resumes(lambda: small_method(GLOBAL, 32), drawn_batch(32))
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=["global", "local"])
 def test_an_empty_slice_is_learnt_from(entry) -> None:
-    method = small_method(entry, 32)
-    empty, none = -torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
-    reports = take_steps(method, Batch(empty, none, empty, none, none, torch.ones(1)), 3)
-    check_falls(reports)
-    assert method.guard.position.skipped == 0
-    assert torch.isfinite(method.generator(empty, none)).all()
+    check_empty_slice(small_method(entry, 32))

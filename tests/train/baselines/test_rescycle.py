@@ -5,30 +5,30 @@ Leaves out what all methods share (test_registry.py) and how well either reading
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from baseline_cases import (
+    check_empty_slice,
     check_falls,
+    check_order,
+    check_resumes,
     drawn_batch,
+    judged_by_squares,
     meta_networks,
     parameters_m,
-    plain_recipe,
     small_method,
+    squares_from,
     take_steps,
-    watched,
+    terms_of,
 )
 
 from train.baselines.base import Channels
 from train.baselines.layers import ResidualBlock
 from train.baselines.rescycle import ENTRIES
 from train.data.dataset import Batch
-from train.devices import SingleDevice
-from train.guard import StepGuard
-from train.state import Position
 
 REPO, PAPER = ENTRIES
 BOTH = pytest.mark.parametrize("entry", ENTRIES, ids=["repo", "paper"])
@@ -49,13 +49,9 @@ def translations(method, batch: Batch) -> dict[str, torch.Tensor]:
         }
 
 
-def judged_by(method, name: str, image: torch.Tensor) -> np.ndarray:
+def judged_by(method, name: str, image: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        return method.network(name)(image)[-1].numpy()
-
-
-def terms_of(report) -> dict[str, float]:
-    return {name: float(value) for name, value in report.terms.items()}
+        return method.network(name)(image)[-1]
 
 
 @BOTH
@@ -97,14 +93,14 @@ def test_unpaired_terms_by_hand() -> None:
     real_dwi = judged_by(method, "discriminator", batch.target)
     real_ct = judged_by(method, "discriminator_ct", batch.ct)
     expected = {
-        "gan": np.mean((fake_dwi - 1.0) ** 2),
-        "gan_back": np.mean((fake_ct - 1.0) ** 2),
+        "gan": squares_from(fake_dwi, 1.0),
+        "gan_back": squares_from(fake_ct, 1.0),
         "cycle_ct": 10.0 * apart("cycled_ct", ct),
         "cycle_dwi": 10.0 * apart("cycled_dwi", dwi),
         "identity_dwi": 0.5 * 10.0 * apart("same_dwi", dwi),
         "identity_ct": 0.5 * 10.0 * apart("same_ct", ct),
-        "discriminator": 0.5 * (np.mean((real_dwi - 1.0) ** 2) + np.mean(fake_dwi**2)),
-        "discriminator_ct": 0.5 * (np.mean((real_ct - 1.0) ** 2) + np.mean(fake_ct**2)),
+        "discriminator": judged_by_squares(real_dwi, fake_dwi),
+        "discriminator_ct": judged_by_squares(real_ct, fake_ct),
     }
     (report,) = take_steps(method, batch, 1)
     assert terms_of(report) == pytest.approx(expected, rel=1e-4)
@@ -139,14 +135,9 @@ def test_without_identity_terms_they_are_not_computed() -> None:
 
 @BOTH
 def test_both_generators_learn_first_then_both_discriminators(entry) -> None:
-    method = small_method(entry, 32)
-    seen = watched(method)
-    take_steps(method, drawn_batch(32), 1)
     generators, discriminators = {"generator", "back"}, {"discriminator", "discriminator_ct"}
-    assert seen == [
-        ("generator", generators, generators),
-        ("discriminator", discriminators, discriminators),
-    ]
+    order = (("generator", generators), ("discriminator", discriminators))
+    check_order(small_method(entry, 32), drawn_batch(32), *order)
 
 
 def test_both_generators_see_the_mask_and_no_discriminator_does() -> None:
@@ -163,9 +154,7 @@ def test_both_generators_see_the_mask_and_no_discriminator_does() -> None:
 
 def test_several_ct_channels() -> None:
     """The DWI stands in for each channel, and the mean of the channels for the DWI."""
-    options = replace(PAPER.options, width=0.125, n_blocks=1)
-    devices, recipe = SingleDevice(torch.device("cpu")), plain_recipe(PAPER, 32)
-    method = PAPER.method(recipe, devices, StepGuard(devices, Position()), options, Channels(ct=3, mask=1))
+    method = small_method(PAPER, 32, channels=Channels(ct=3, mask=1), n_blocks=1)
     plain = drawn_batch(32)
     ct = torch.cat([plain.ct, -plain.ct, 0.5 * plain.ct], dim=1)
     batch = replace(plain, ct=ct)
@@ -181,21 +170,9 @@ def test_several_ct_channels() -> None:
 
 @BOTH
 def test_a_resumed_run_goes_on_exactly(entry) -> None:
-    first, second, batch = small_method(entry, 32), small_method(entry, 32), drawn_batch(32)
-    take_steps(first, batch, 2)
-    kept = copy.deepcopy({name: part.state_dict() for name, part in first.parts().items()})
-    (fresh,) = take_steps(second, batch, 1, first=2)
-    for name, part in second.parts().items():
-        part.load_state_dict(kept[name])
-    expected, resumed = take_steps(first, batch, 2, first=2), take_steps(second, batch, 2, first=2)
-    assert [terms_of(report) for report in resumed] == [terms_of(report) for report in expected]
-    assert terms_of(fresh)["cycle_ct"] != terms_of(expected[0])["cycle_ct"]
+    check_resumes(lambda: small_method(entry, 32), drawn_batch(32))
 
 
 @BOTH
 def test_an_empty_slice_is_learnt_from(entry) -> None:
-    method = small_method(entry, 32)
-    empty, none = -torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
-    check_falls(take_steps(method, Batch(empty, none, empty, none, none, torch.ones(1)), 3))
-    assert method.guard.position.skipped == 0
-    assert torch.isfinite(method.generator(empty, none)).all()
+    check_empty_slice(small_method(entry, 32))

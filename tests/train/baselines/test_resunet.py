@@ -5,7 +5,6 @@ Leaves out what all methods share (test_registry.py), and how good it gets.
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,14 @@ import pytest
 import torch
 from baseline_cases import (
     ONE_CT,
+    answers_of,
+    check_empty_slice,
     check_falls,
+    check_resumes,
     drawn_batch,
     meta_networks,
     parameters_m,
+    plain,
     small_method,
     take_steps,
 )
@@ -27,13 +30,6 @@ from train.baselines.resunet import ENTRIES, ResUNetOptions, Widening
 from train.data.dataset import Batch
 
 (ENTRY,) = ENTRIES
-
-
-def answers_of(module: nn.Module) -> list[torch.Tensor]:
-    """What the module answers from now on."""
-    answers: list[torch.Tensor] = []
-    module.register_forward_hook(lambda module, given, answer: answers.append(answer.detach().clone()))
-    return answers
 
 
 def test_size_is_that_of_the_layers() -> None:
@@ -86,7 +82,7 @@ def test_the_loss_is_the_mean_error_in_the_brain_and_a_share_of_that_outside() -
     batch = drawn_batch(32)
     answers = answers_of(method.generator.core)
     (report,) = take_steps(method, batch, 1)
-    errors, brains = np.abs(answers[0].numpy() - batch.target.numpy()), batch.brain.numpy() > 0
+    errors, brains = np.abs(plain(answers[0]) - plain(batch.target)), batch.brain.numpy() > 0
     by_hand = [error[brain].mean() + 0.3 * error[~brain].mean() for error, brain in zip(errors, brains, strict=True)]
     assert float(report.terms["masked_l1"]) == pytest.approx(np.mean(by_hand), rel=1e-5)
 
@@ -118,23 +114,12 @@ def test_predictions_are_limited_and_training_is_not() -> None:
 
 
 def test_a_resumed_run_goes_on_the_same() -> None:
-    batch, method = drawn_batch(32), small_method(ENTRY, 32)
-    take_steps(method, batch, 3)
-    resumed = small_method(ENTRY, 32)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(copy.deepcopy(method.parts()[name].state_dict()))
-    ours = [float(report.loss) for report in take_steps(method, batch, 2, first=3)]
-    assert [float(report.loss) for report in take_steps(resumed, batch, 2, first=3)] == ours
+    check_resumes(lambda: small_method(ENTRY, 32), drawn_batch(32), steps=3)
 
 
 @pytest.mark.parametrize("changes", [{}, {"mask": True}])
 def test_one_empty_slice_is_finite(changes: dict[str, Any]) -> None:
-    method = small_method(ENTRY, 32, **changes)
-    empty, none = -torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
-    batch = Batch(empty, none, empty, none, none, torch.ones(1))
-    reports = take_steps(method, batch, 3)
-    assert all(np.isfinite(float(report.loss)) and np.isfinite(float(report.gradient_norm)) for report in reports)
-    assert torch.isfinite(method.predict(batch.ct, batch.mask)).all()
+    check_empty_slice(small_method(ENTRY, 32, **changes))
 
 
 def test_the_mask_is_an_input_only_where_asked_for() -> None:

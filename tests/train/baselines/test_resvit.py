@@ -5,7 +5,6 @@ Leaves out what all methods share (test_registry.py), ImageNet weights, which th
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -14,23 +13,28 @@ import pytest
 import torch
 from baseline_cases import (
     ONE_CT,
+    answers_of,
+    built,
+    calls_of,
+    check_empty_slice,
     check_falls,
+    check_order,
+    check_resumes,
     drawn_batch,
+    fix_verdict,
     meta_networks,
     parameters_m,
+    plain,
     plain_recipe,
     small_method,
     take_steps,
+    unchanging_step,
 )
 from torch import nn
 
 from train.baselines.base import BaselineMethod, Channels
 from train.baselines.resvit import ENTRIES, Aggregation, ResViTOptions, Transformer
-from train.data.dataset import Batch
-from train.devices import SingleDevice
-from train.guard import StepGuard
 from train.methods.base import Moment
-from train.state import Position
 
 (ENTRY,) = ENTRIES
 
@@ -84,19 +88,13 @@ def test_learns_with_the_mask_too() -> None:
 
 def test_losses_of_a_discriminator_that_always_answers_a_quarter() -> None:
     method = small_method(ENTRY, 32)
-    nn.init.zeros_(method.network("discriminator").logits.weight)
-    nn.init.constant_(method.network("discriminator").logits.bias, 0.25)
-    fakes: list[torch.Tensor] = []
-    seen: list[torch.Tensor] = []
-    method.generator.core.register_forward_hook(lambda module, given, answer: fakes.append(answer.detach().clone()))
-    method.network("discriminator").register_forward_hook(lambda module, given, answer: seen.append(given[0].detach()))
-    batch = drawn_batch(32)
-    report = method.step(batch, Moment(method.recipe.stages[0], 0, 0.0, logged=False))  # at rate 0 nothing moves
-    assert float(report.terms["discriminator"]) == pytest.approx(0.5 * (0.75**2 + 0.25**2))
-    assert float(report.terms["gan"]) == pytest.approx(0.75**2)
-    l1 = np.abs(fakes[0].numpy() - batch.target.numpy()).mean()
-    assert float(report.terms["l1"]) == pytest.approx(100.0 * l1, rel=1e-5)
-    assert float(report.loss) == pytest.approx(0.75**2 + 100.0 * l1, rel=1e-5)
+    fix_verdict(method.network("discriminator"), 0.25)
+    fakes, judged, batch = answers_of(method.generator.core), calls_of(method.network("discriminator")), drawn_batch(32)
+    terms = unchanging_step(method, batch)
+    l1 = np.abs(plain(fakes[0]) - plain(batch.target)).mean()
+    expected = {"gan": 0.75**2, "l1": 100.0 * l1, "discriminator": 0.5 * (0.75**2 + 0.25**2)}
+    assert terms == pytest.approx(expected, rel=1e-5)
+    seen = [given[0] for given, _ in judged]
     assert torch.equal(seen[0], torch.cat([batch.ct, batch.target], dim=1))
     assert torch.equal(seen[1], torch.cat([batch.ct, fakes[0]], dim=1))
 
@@ -110,28 +108,17 @@ def same(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
 
 
 def test_the_discriminator_learns_first_and_nothing_from_the_generators_loss() -> None:
-    method = small_method(ENTRY, 32)
-    judge, generator = method.network("discriminator"), method.generator
-    before, between = (weights_of(judge), weights_of(generator)), []
-    method.still["discriminator"].register_forward_pre_hook(
-        lambda module, given: between.append((weights_of(judge), weights_of(generator)))
-    )
-    take_steps(method, drawn_batch(32), 1)
-    assert len(between) == 1
-    assert not same(before[0], between[0][0])
-    assert same(before[1], between[0][1])
-    assert same(between[0][0], weights_of(judge))
-    assert not same(before[1], weights_of(generator))
+    order = (("discriminator", {"discriminator"}), ("generator", {"generator"}))
+    check_order(small_method(ENTRY, 32), drawn_batch(32), *order)
 
 
 def staged_method() -> BaselineMethod[Any]:
     """The method with a stage before the transformers and one with them."""
-    recipe = plain_recipe(ENTRY, 32)
+    options = ResViTOptions(width=0.125, pretrain_stages=1)
+    recipe = plain_recipe(ENTRY, 32, options)
     (only,) = recipe.stages
     recipe = replace(recipe, stages=(replace(only, name="convolutions"), replace(only, name="all")))
-    devices = SingleDevice(torch.device("cpu"))
-    options = ResViTOptions(width=0.125, pretrain_stages=1)
-    return ENTRY.method(recipe, devices, StepGuard(devices, Position()), options, ONE_CT)
+    return built(ENTRY, recipe, options)
 
 
 def test_pre_training_leaves_the_transformers_out() -> None:
@@ -163,23 +150,11 @@ def test_weights_of_the_pre_training_say_so() -> None:
 
 
 def test_a_resumed_run_goes_on_the_same() -> None:
-    batch, method = drawn_batch(32), small_method(ENTRY, 32)
-    take_steps(method, batch, 3)
-    resumed = small_method(ENTRY, 32)
-    for name, part in resumed.parts().items():
-        part.load_state_dict(copy.deepcopy(method.parts()[name].state_dict()))
-    ours = [float(report.loss) for report in take_steps(method, batch, 2, first=3)]
-    assert [float(report.loss) for report in take_steps(resumed, batch, 2, first=3)] == ours
+    check_resumes(lambda: small_method(ENTRY, 32), drawn_batch(32), steps=3)
 
 
 def test_one_empty_slice_is_finite() -> None:
-    method = small_method(ENTRY, 32)
-    empty, none = -torch.ones(1, 1, 32, 32), torch.zeros(1, 1, 32, 32)
-    batch = Batch(empty, none, empty, none, none, torch.ones(1))
-    reports = take_steps(method, batch, 3)
-    assert all(np.isfinite(float(value)) for report in reports for value in report.terms.values())
-    assert all(np.isfinite(float(report.gradient_norm)) for report in reports)
-    assert torch.isfinite(method.predict(batch.ct, batch.mask)).all()
+    check_empty_slice(small_method(ENTRY, 32))
 
 
 def test_takes_any_number_of_channels() -> None:
