@@ -11,13 +11,14 @@ VENV ?= .venv
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
 WORKERS ?= auto
+EXPERIMENTS ?= experiments/quick
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-train bench-methods wheel clean
+.PHONY: help install demo test check format bench bench-train bench-methods results wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +63,10 @@ bench-train: install ## images a second of the full training step of `base`, bes
 
 bench-methods: install ## every method in one table: size, multiply-adds, seconds a series, training images a second, memory
 	$(BIN)/python -m benchmarks.methods
+
+results: install ## every experiment on the phantom at the budget quick, into docs/results (an hour on two cores)
+	$(BIN)/jmmda-node train experiment all --budget quick --out $(EXPERIMENTS)
+	rm -rf docs/results && cp -r $(EXPERIMENTS)/report/pages docs/results
 
 bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
 	$(BIN)/python -m benchmarks.run

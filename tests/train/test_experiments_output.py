@@ -437,7 +437,7 @@ def test_markdown_pages_are_complete_in_themselves(report: tuple[Path, list[Path
     for path in (pages / "README.md", *linked):
         assert "Everything here was measured on the digital phantom" in path.read_text(encoding="utf-8")
     shown = {page.parent / link for page in linked for link in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text())}
-    assert shown == {path for path in pages.rglob("*.png")}
+    assert shown == set(pages.rglob("*.png"))
     assert {path.name for path in shown} >= {"table3-boxes.png", "table3-slices-1.png", "masks-scatter.png"}
     for table in (report[0] / "table3" / "table3.md", report[0] / "masks" / "masks.md"):
         assert table.read_text(encoding="utf-8").strip() in (pages / table.name).read_text(encoding="utf-8")
