@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format bench bench-train bench-methods results wheel clean
+.PHONY: help install demo test check format docs bench bench-train bench-methods results wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -57,6 +57,10 @@ check: install ## format, lint, types, import rules, spelling
 format: install ## rewrite the sources to the house format
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install ## write the pages that are generated from the code
+	$(BIN)/python -m dicom_node.dicom.choice_page > docs/selection.md
+	$(BIN)/python -m dicom_node.dicom.gate_page > docs/geometry.md
 
 bench-train: install ## images a second of the full training step of `base`, beside the floor measured in the same rounds
 	$(BIN)/python -m benchmarks.train_step

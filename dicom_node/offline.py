@@ -20,9 +20,10 @@ import numpy as np
 from dicom_node.derive.writer import DerivedSeries, DeriveRequest, derive_series
 from dicom_node.dicom.choice import SeriesVerdict, choose_series
 from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
-from dicom_node.dicom.pixels import pixel_digest
+from dicom_node.dicom.pixels import pixel_digest, read_slice_hu
 from dicom_node.dicom.reading import open_dataset
-from dicom_node.dicom.values import SliceHeader, read_header
+from dicom_node.dicom.slices import read_headers
+from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.durable import durable_write
 from dicom_node.ledger.result_file import SynthesisResult
@@ -152,11 +153,11 @@ def scan(source: Path, on_file: Callable[[int], None] = lambda count: None) -> S
             other += 1
             continue
         try:
-            header = read_header(path)
+            headers = read_headers(path)
         except Permanent as error:
             unreadable[path] = error.reason
             continue
-        studies[header.study_instance_uid][header.series_instance_uid].append(header)
+        studies[headers[0].study_instance_uid][headers[0].series_instance_uid].extend(headers)
     if not studies:
         raise Permanent(
             "no_dicom",
@@ -171,12 +172,14 @@ def scan(source: Path, on_file: Callable[[int], None] = lambda count: None) -> S
 
 
 def plan_study(study_instance_uid: str, series: Mapping[str, Sequence[SliceHeader]], rules: OfflineRules) -> StudyPlan:
-    """Choose the series of a study and send it through the geometry gate; nothing is decoded beyond duplicates."""
-    verdicts = choose_series(series, rules.selection)
+    """Choose the series of a study and send it through the geometry gate; few slices are decoded."""
+    today = datetime.now().astimezone().date()
+    verdicts = choose_series(series, rules.selection, thresholds=rules.geometry, today=today)
     chosen = next((verdict for verdict in verdicts if verdict.chosen), None)
     gate = None
     if chosen is not None:
-        gate = check_stack(series[chosen.series_instance_uid], rules.geometry, pixel_digest=pixel_digest)
+        headers = series[chosen.series_instance_uid]
+        gate = check_stack(headers, rules.geometry, pixel_digest=pixel_digest, read_slice=read_slice_hu)
     return StudyPlan(study_instance_uid, verdicts, gate)
 
 
@@ -239,7 +242,8 @@ def synthesize_study(
     gate = plan.ensure_processable()
     assert plan.chosen is not None
     paths = tuple(header.path for header in gate.headers)
-    synthesis = synthesize_series(paths, runtime, progress)
+    frames = tuple(header.frame_number for header in gate.headers)
+    synthesis = synthesize_series(paths, runtime, progress, frames=frames)
     facts = bundle_facts(runtime.bundle)
     out.mkdir(parents=True, exist_ok=True)
     created = _created(out, plan.chosen.series_instance_uid, facts.sha256)
@@ -251,10 +255,11 @@ def synthesize_study(
         bundle=facts,
         output=rules.output,
         node_id=rules.node_id,
-        created=created,
+        created=rules.output.clock(created),
         notes=(*gate.notes, *synthesis.notes),
         quality_flags=synthesis.quality_flags,
         superseded_series_uid=None,
+        source_frames=frames,
     )
     (out / "series").mkdir(exist_ok=True)
     series = derive_series(request, out / "series")

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from dicom_node.assemble.decide import Decider
 from dicom_node.assemble.late import LOOP_GUARD, reopen_study
+from dicom_node.dicom.choice import BETTER_LATER
 from dicom_node.errors import Refused
 from dicom_node.ledger.queries import find_series
 from dicom_node.ledger.states import DeliveryState, State, StudyState
@@ -83,7 +84,8 @@ def retry_series(ledger: Ledger, settings: Settings, uid: str, *, new: bool) -> 
     uid : str
         Of a series, of a study (then its failed and refused series), or of a result.
     new : bool
-        Make a new result of a series that has one; the old one becomes SUPERSEDED.
+        Make a new result of a series that has one, or of a better one that came too late; the old one becomes
+        SUPERSEDED.
 
     Raises
     ------
@@ -104,10 +106,14 @@ def retry_series(ledger: Ledger, settings: Settings, uid: str, *, new: bool) -> 
 
 def _renew(change: Transaction, series: Series, settings: Settings, decider: Decider) -> Remedy:
     before = series.state
-    if before not in _ENDS_WITH_RESULT | {State.FAILED, State.REFUSED}:
+    came_late = before is State.SKIPPED and series.code == BETTER_LATER
+    if before not in _ENDS_WITH_RESULT | {State.FAILED, State.REFUSED} and not came_late:
         raise Refused("under_way", f"the series is {before.value}; --new is for one that has come to an end")
     change.move(series, State.COMPLETE, code="retry_new", reason="an administrator asked for a new result")
-    decider.gate(change, series, settings, anew=True)
+    if series.series_instance_uid == series.study.chosen_series_uid:
+        decider.gate(change, series, settings, anew=True)
+    else:
+        decider.take_over(change, series, settings)
     return _remedy(series, before, "a new result is being made" if series.state is State.QUEUED else "refused again")
 
 

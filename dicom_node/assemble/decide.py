@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from dicom_node.assemble.late import LOOP_GUARD, sent_result, supersede
-from dicom_node.dicom.choice import SeriesVerdict, choose_series
+from dicom_node.assemble.late import LOOP_GUARD, reopen_study, sent_result, step_back, supersede
+from dicom_node.dicom.choice import BETTER_LATER, SeriesVerdict, choose_series
 from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
-from dicom_node.dicom.pixels import pixel_digest
-from dicom_node.dicom.values import SliceHeader, read_header
+from dicom_node.dicom.pixels import pixel_digest, read_slice_hu
+from dicom_node.dicom.rules import BetterSeriesLater
+from dicom_node.dicom.slices import read_headers
+from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent
 from dicom_node.ledger.spool import SpoolPaths, name_hash
 from dicom_node.ledger.states import State, StudyState
 from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Job, Series, Study
+from dicom_node.ledger.verdicts import VERDICT_EVENT
 from dicom_node.settings import Settings
+
+_REPORTED = (
+    "better than the chosen series, but it came after the decision; the study keeps its one result"
+    " (series retry --new takes this series instead)"
+)
+#: Issues of headers that are listed one by one.
+_MOST_ISSUES: Final = 20
 
 
 class Decider:
@@ -70,20 +82,57 @@ class Decider:
         if series.series_instance_uid == study.chosen_series_uid:
             self.gate(change, series, settings)
             return
-        chosen = next((one for one in study.series if one.series_instance_uid == study.chosen_series_uid), None)
+        reopen_study(change, study)
+        if study.state is StudyState.OPEN:
+            # The chosen series was refused while this one arrived: there is no result, and the next round decides.
+            return
+        chosen = _chosen_of(study)
         rivals = [series] if chosen is None else [series, chosen]
         verdicts = {one.series_instance_uid: one for one in self._verdicts(change, rivals, settings)}
         verdict = verdicts.get(series.series_instance_uid)
         if verdict is None:
             return
-        self._note_verdict(change, series, verdict)
         if not verdict.chosen:
-            return
-        reason = "better than the chosen series, but it came after the decision; the study keeps its one result"
-        change.move(series, State.SKIPPED, code="better_series_late", reason=reason)
-        change.remark(series, "better_series_late", code="better_series_late", reason=reason)
+            self._note_verdict(change, series, verdict)
+        elif settings.selection.better_series_later is BetterSeriesLater.SUPERSEDE:
+            self._note_verdict(change, series, verdict)
+            self.take_over(change, series, settings)
+        else:
+            self._note_verdict(change, series, replace(verdict, chosen=False, code=BETTER_LATER, reason=_REPORTED))
+            change.remark(series, BETTER_LATER, code=BETTER_LATER, reason=_REPORTED)
 
-    def gate(self, change: Transaction, series: Series, settings: Settings, *, anew: bool = False) -> None:
+    def take_over(self, change: Transaction, series: Series, settings: Settings) -> None:
+        """Process a series in the place of the chosen one of its decided study, whose result it replaces.
+
+        Nothing happens to the chosen series and its result when the gate refuses the new one.
+
+        Parameters
+        ----------
+        change : Transaction
+            The open transaction.
+        series : Series
+            In state COMPLETE, and not the chosen one.
+        settings : Settings
+            For the thresholds of the gate.
+        """
+        study, before = series.study, _chosen_of(series.study)
+        self.gate(change, series, settings, in_place_of=before)
+        if series.state is not State.QUEUED:
+            return
+        if before is not None:
+            step_back(change, before, series)
+        reason = "a better series came after the decision and took the place of the chosen one"
+        change.decide(study, StudyState.DECIDED, code=BETTER_LATER, reason=reason, chosen=series.series_instance_uid)
+
+    def gate(
+        self,
+        change: Transaction,
+        series: Series,
+        settings: Settings,
+        *,
+        anew: bool = False,
+        in_place_of: Series | None = None,
+    ) -> None:
         """Send the chosen series through the geometry gate: QUEUED, or REFUSED with numbers.
 
         Parameters
@@ -96,10 +145,13 @@ class Decider:
             For the thresholds.
         anew : bool
             Make a new result even if this very input has one (an administrator's ``series retry --new``).
+        in_place_of : Series, optional
+            The chosen series of the study, whose result this one's replaces.
         """
         try:
             headers = self.headers(series)
-            outcome = check_stack(headers, settings.geometry, pixel_digest=pixel_digest)
+            _remark_issues(change, series, headers)
+            outcome = check_stack(headers, settings.geometry, pixel_digest=pixel_digest, read_slice=read_slice_hu)
         except Permanent as error:
             change.move(series, State.REFUSED, code=error.code, reason=error.reason, figures=error.figures)
             return
@@ -108,7 +160,8 @@ class Decider:
                 series, State.REFUSED, code=outcome.code or "geometry", reason=outcome.reason, figures=outcome.figures
             )
             return
-        self._queue(change, series, outcome, anew=anew)
+        replaced = None if in_place_of is None else sent_result(in_place_of)
+        self._queue(change, series, outcome, replaced or sent_result(series), anew=anew)
 
     def _verdicts(self, change: Transaction, series: Sequence[Series], settings: Settings) -> tuple[SeriesVerdict, ...]:
         """Ask the choice about some series of one study; one whose files have become unreadable is refused instead."""
@@ -119,32 +172,23 @@ class Decider:
             except Permanent as error:
                 if one.state is State.COMPLETE:
                     change.move(one, State.REFUSED, code=error.code, reason=error.reason, figures=error.figures)
-        return choose_series(headers, settings.selection, thresholds=settings.geometry)
+        today = change.at.astimezone().date()
+        return choose_series(headers, settings.selection, thresholds=settings.geometry, today=today)
 
     def headers(self, series: Series) -> list[SliceHeader]:
-        """Read the headers of a series from the spool."""
+        """Read the headers of a series from the spool: one per slice, or per frame of Enhanced CT."""
         folder = self._paths.series / series.folder
-        return [read_header(folder / instance.file_name) for instance in series.instances]
+        return [header for one in series.instances for header in read_headers(folder / one.file_name)]
 
     def _note_verdict(self, change: Transaction, series: Series, verdict: SeriesVerdict) -> None:
         series.score = verdict.score
         series.verdict_code, series.verdict_reason = verdict.code, verdict.reason
-        change.journal(
-            series,
-            {
-                "event": "verdict",
-                "at": change.at.isoformat(),
-                "score": verdict.score,
-                "code": verdict.code,
-                "reason": verdict.reason,
-            },
-        )
+        change.remark(series, VERDICT_EVENT, code=verdict.code, reason=verdict.reason, figures=verdict.to_json())
         if not verdict.chosen and series.state is State.COMPLETE:
             change.move(series, State.SKIPPED, code=verdict.code, reason=verdict.reason)
 
-    def _queue(self, change: Transaction, series: Series, outcome: GateOutcome, *, anew: bool) -> None:
+    def _queue(self, change: Transaction, series: Series, outcome: GateOutcome, old: Job | None, *, anew: bool) -> None:
         digest = input_digest(outcome.headers, {i.sop_instance_uid: i.content_sha256 for i in series.instances})
-        old = sent_result(series)
         if old is not None and old.input_digest == digest and not anew:
             series.job_key = old.key
             change.move(series, old.state, code="same_input", reason="this very input has its result already")
@@ -159,6 +203,7 @@ class Decider:
             sources={
                 "files": [header.path.name for header in outcome.headers],
                 "sop_instance_uids": [header.sop_instance_uid for header in outcome.headers],
+                "frames": [header.frame_number for header in outcome.headers],
             },
             notes=list(outcome.notes),
             calling_ae=series.calling_ae,
@@ -181,9 +226,27 @@ class Decider:
         change.touch(job)
 
 
+def _remark_issues(change: Transaction, series: Series, headers: Sequence[SliceHeader]) -> None:
+    """Record which attributes do not parse or do not fit their character set: a warning, and no reason to stop."""
+    issues = sorted({issue for header in headers for issue in header.issues})
+    if issues:
+        change.remark(
+            series,
+            "header_issues",
+            code="header_issues",
+            reason=f"no reason to stop: {'; '.join(issues[:_MOST_ISSUES])}",
+            figures={"issues": len(issues)},
+        )
+
+
 def input_digest(headers: Sequence[SliceHeader], content: Mapping[str, str]) -> str:
     """Return the identity of an input: which instances with which bytes, whatever their order of arrival."""
-    parts = sorted(f"{header.sop_instance_uid} {content[header.sop_instance_uid]}" for header in headers)
+    parts = sorted(
+        f"{header.sop_instance_uid} {content[header.sop_instance_uid]}"
+        # An instance is one input; which of its frames go in is part of it.
+        + ("" if header.frame_number is None else f" frame {header.frame_number}")
+        for header in headers
+    )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -191,6 +254,15 @@ def source_paths(paths: SpoolPaths, job: Job) -> tuple[Path, ...]:
     """Return the files that a job works on, in the order of the gate."""
     folder = paths.series / job.series.folder
     return tuple(folder / name for name in job.sources["files"])
+
+
+def _chosen_of(study: Study) -> Series | None:
+    return next((one for one in study.series if one.series_instance_uid == study.chosen_series_uid), None)
+
+
+def source_frames(job: Job) -> tuple[int | None, ...]:
+    """Return which frame of each file of `source_paths` a job works on, None for all of it."""
+    return tuple(job.sources.get("frames") or (None,) * len(job.sources["files"]))
 
 
 def _may_be_chosen_now(series: Series) -> bool:

@@ -1,7 +1,8 @@
-"""What a new instance does to a series and a study that had already moved on.
+"""What a new instance or a new series does to a series and a study that had already moved on.
 
 A late slice makes a new result. A result of which nothing was sent yet gives way at once; one that is out, or on its
-way, is finished and becomes SUPERSEDED when its successor is queued.
+way, is finished and becomes SUPERSEDED when its successor is queued. So it is too when a better series takes the place
+of the chosen one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Job, Series, Study
 
 LOOP_GUARD: Final = "loop_guard"
+TOOK_OVER: Final = "better_series_took_over"
 
 
 def reopen_series(change: Transaction, series: Series) -> None:
@@ -60,3 +62,17 @@ def supersede(change: Transaction, old: Job, new_key: str) -> None:
             delivery.state = DeliveryState.CANCELLED
             delivery.code, delivery.reason = "superseded", f"replaced by job {new_key}"
     change.move_job(old, State.SUPERSEDED, code="superseded", reason=f"replaced by job {new_key}")
+
+
+def step_back(change: Transaction, series: Series, heir: Series) -> None:
+    """Take the chosen series out of the running once `heir`, the better one, is queued in its place.
+
+    What was sent of its results was marked by `supersede` before; whatever else it has under way, or failed, ends here.
+    """
+    job = change.job(series.job_key) if series.job_key else None
+    series.job_key = None
+    if job is not None and job.state is not State.SUPERSEDED:
+        change.move_job(job, State.SUPERSEDED, code=TOOK_OVER, reason=f"replaced by job {heir.job_key}")
+    reason = f"a better series came later and took its place: {heir.series_instance_uid}"
+    if series.state is not State.SKIPPED:
+        change.move(series, State.SKIPPED, code=TOOK_OVER, reason=reason)

@@ -61,7 +61,8 @@ List series with state and reason, the last changed first; files that were set a
 [bold]Exit codes[/bold]: 0 shown, 2 usage or settings.
 """
 _SHOW_HELP = """
-Tell the whole story of a series: every step with its time and reason, its results and their deliveries.
+Tell the whole story of a series: the table of all series of its study with score, code and reason of each (the same
+that `synthesize --explain` prints), then every step with its time and reason, its results and their deliveries.
 
 [bold]Example[/bold]
 
@@ -70,7 +71,8 @@ Tell the whole story of a series: every step with its time and reason, its resul
 [bold]Exit codes[/bold]: 0 shown, 2 usage or settings, 3 no such series.
 """
 _RETRY_HELP = """
-Process a series once more from where it failed, was refused or skipped. --new makes another result of a finished one.
+Process a series once more from where it failed, was refused or skipped. --new makes another result of a finished one,
+or takes a better series that came after the decision in place of the chosen one.
 
 [bold]Examples[/bold]
 
@@ -177,19 +179,32 @@ def list_series(
 @series_app.command("show", help=_SHOW_HELP)
 def show_series(uid: UidArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Tell the story of the series that a UID means."""
+    from dicom_node.commands.choice_table import judged_in_ledger, print_choice
     from dicom_node.commands.journey_view import show_story
     from dicom_node.ledger import queries
+    from dicom_node.ledger.verdicts import verdicts_of
 
     with _session(_load(config)) as session:
         found = queries.find_series(session, uid) if session is not None else []
         if session is None or not found:
             raise Refused("unknown_series", f"nothing here has the UID {uid}")
         stories = [(queries.series_view(session, one), queries.history(session, one)) for one in found]
+        studies = {one.study.study_instance_uid: one.study for one in found}
+        choices = {key: judged_in_ledger(verdicts_of(session, study)) for key, study in studies.items()}
     if as_json:
-        document = [{**view.to_json(), "history": [event.to_json() for event in events]} for view, events in stories]
+        document = [
+            {
+                **view.to_json(),
+                "choice": [row.to_json() for row in choices[view.study_instance_uid]],
+                "history": [event.to_json() for event in events],
+            }
+            for view, events in stories
+        ]
         typer.echo(json.dumps(document, indent=1))
         return
     console = Console(soft_wrap=True)
+    for key, rows in choices.items():
+        print_choice(console, key, rows)
     for view, events in stories:
         show_story(console, view, events)
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from dicom_node.errors import Refused
 
@@ -64,40 +63,12 @@ def step_bars(console: Console) -> Iterator[StepBars]:
         yield StepBars(progress)
 
 
-def verdict_table(plan: StudyPlan, scanned: ScannedFolder) -> Table:
-    """Table of every series of a study with the reason why it was chosen or not."""
-    table = Table(title="Series of the study", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading in ("", "series", "instances", "score", "code", "reason"):
-        table.add_column(heading, overflow="fold")
-    series = scanned.studies[plan.study_instance_uid]
-    for verdict in plan.verdicts:
-        headers = series[verdict.series_instance_uid]
-        table.add_row(
-            "=>" if verdict.chosen else "",
-            str(headers[0].series_number if headers[0].series_number is not None else "?"),
-            str(len(headers)),
-            f"{verdict.score:.2f}",
-            verdict.code,
-            verdict.reason,
-        )
-    return table
-
-
 def plan_as_json(plan: StudyPlan) -> dict[str, Any]:
     """Describe a plan as plain JSON data: verdicts and gate."""
     gate = plan.gate
     return {
         "study_instance_uid": plan.study_instance_uid,
-        "series": [
-            {
-                "series_instance_uid": one.series_instance_uid,
-                "chosen": one.chosen,
-                "score": one.score,
-                "code": one.code,
-                "reason": one.reason,
-            }
-            for one in plan.verdicts
-        ],
+        "series": [one.to_json() for one in plan.verdicts],
         "gate": None
         if gate is None
         else {
@@ -105,6 +76,7 @@ def plan_as_json(plan: StudyPlan) -> dict[str, Any]:
             "code": gate.code,
             "reason": gate.reason,
             "notes": list(gate.notes),
+            "repairs": list(gate.repairs),
             "figures": dict(gate.figures),
         },
     }
@@ -125,12 +97,14 @@ def result_as_json(result: OfflineResult, montage: Path | None) -> dict[str, Any
     }
 
 
-def _say_plan(console: Console, plan: StudyPlan, scanned: ScannedFolder) -> None:
-    console.print(verdict_table(plan, scanned))
+def _say_plan(console: Console, plan: StudyPlan) -> None:
+    from dicom_node.commands.choice_table import Judged, print_choice
+
+    print_choice(console, plan.study_instance_uid, [Judged(one) for one in plan.verdicts])
     if plan.gate is not None:
         console.print(f"geometry: [bold]{plan.gate.status.name}[/bold] {plan.gate.reason}", highlight=False)
         for note in plan.gate.notes:
-            console.print(f"  note: {note}", highlight=False)
+            console.print(f"  {'repaired' if note in plan.gate.repairs else 'note'}: {note}", highlight=False)
 
 
 def _say_result(console: Console, result: OfflineResult, montage: Path) -> None:
@@ -187,7 +161,7 @@ def synthesize(
 
     plans = [plan_study(uid, series, rules) for uid, series in scanned.studies.items()]
     for plan in plans:
-        _say_plan(console, plan, scanned)
+        _say_plan(console, plan)
     if explain:
         if as_json:
             typer.echo(json.dumps([plan_as_json(plan) for plan in plans], indent=1))

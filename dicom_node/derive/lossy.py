@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -49,8 +50,17 @@ def inherit_lossy_compression(path: Path, header: Dataset, target: Dataset) -> N
 
 
 def _ratio(path: Path, reader: ElementReader) -> float:
-    """Bytes of the image in memory over bytes of its compressed frame."""
+    """Bytes of the image in memory over its compressed bytes, over all frames where there are several."""
+    stat = path.stat()
+    frames, compressed = _compressed(path, stat.st_mtime_ns, stat.st_size)
+    plain = (reader.short("Rows") or 0) * (reader.short("Columns") or 0) * (reader.short("BitsAllocated") or 0) / 8
+    return plain * frames / max(compressed, 1)
+
+
+@lru_cache(maxsize=2)
+def _compressed(path: Path, mtime_ns: int, size: int) -> tuple[int, int]:
+    """Frames and compressed bytes of a file; kept, since every frame of an Enhanced CT object asks for them."""
+    del mtime_ns, size
     ds = open_dataset(path, pixels=True)
     compressed = sum(map(len, generate_fragments(ds.PixelData))) if "PixelData" in ds else 0
-    plain = (reader.short("Rows") or 0) * (reader.short("Columns") or 0) * (reader.short("BitsAllocated") or 0) / 8
-    return plain / max(compressed, 1)
+    return ElementReader(ds).integer("NumberOfFrames") or 1, compressed

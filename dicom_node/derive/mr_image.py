@@ -79,7 +79,8 @@ class SeriesPlan:
     series_instance_uid, node_id : str
         Names of the series and of the node.
     created : datetime
-        Time of the job record; the only source of dates and times of our own.
+        Time of the job record, on the clock of the CT where that is known; the only source of dates and times of our
+        own.
     bundle : BundleFacts
         The model.
     output : OutputSettings
@@ -203,21 +204,25 @@ class SyntheticMRImage(highdicom.SOPClass):  # type: ignore[misc]
     def _set_references(self, source: SourceSlice, neighbours: tuple[SourceSlice, ...]) -> None:
         """Point to the CT slices (PS3.3 C.7.6.1.1.4, C.12.2); the slice in the same plane comes first."""
         purpose = CodedConcept.from_code(codes.DCM.SourceImageForImageProcessingOperation)
-        images, instances = [], []
+        images: list[Dataset] = []
+        instances: dict[str, Dataset] = {}
         for slice_ in (source, *neighbours):
             reference = (
                 _element("ReferencedSOPClassUID", "UI", slice_.sop_class_uid),
                 _element("ReferencedSOPInstanceUID", "UI", slice_.sop_instance_uid),
             )
             image = _item(*reference)
+            if slice_.frame_number is not None:
+                image.ReferencedFrameNumber = slice_.frame_number
             if slice_ is source:
                 image.SpatialLocationsPreserved = "YES"
             image.PurposeOfReferenceCodeSequence = [purpose]
             images.append(image)
-            instances.append(_item(*reference))
+            # Common Instance Reference knows instances only, each once (PS3.3 C.12.2).
+            instances.setdefault(slice_.sop_instance_uid, _item(*reference))
         self.SourceImageSequence = images
         series = _item(_element("SeriesInstanceUID", "UI", source.series_instance_uid))
-        series.ReferencedInstanceSequence = instances
+        series.ReferencedInstanceSequence = list(instances.values())
         self.ReferencedSeriesSequence = [series]
 
     def _set_equipment(self, source: SourceSlice, plan: SeriesPlan) -> None:
@@ -243,6 +248,8 @@ class SyntheticMRImage(highdicom.SOPClass):  # type: ignore[misc]
         self.PositionReferenceIndicator = None
         copy_verbatim(source.header, self, (*IMAGE_PLANE, *_ACQUISITION))
         reader = ElementReader(source.header)
+        if reader.zone() is not None:
+            copy_verbatim(source.header, self, ("TimezoneOffsetFromUTC",))
         if not reader.present("FrameOfReferenceUID"):
             self.FrameOfReferenceUID = derived_frame_of_reference_uid(
                 source.study_instance_uid, source.series_instance_uid

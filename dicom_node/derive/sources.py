@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.dataset import Dataset
 
+from dicom_node.dicom.enhanced import frame_dataset
 from dicom_node.dicom.identity import canonical_bytes
-from dicom_node.dicom.pixels import read_hu
+from dicom_node.dicom.pixels import HuReader
 from dicom_node.dicom.reading import ElementReader, open_dataset
 from dicom_node.dicom.uids import input_digest, slice_digest
 from dicom_node.errors import Permanent
@@ -25,7 +26,7 @@ class SourceSlice:
     path : Path
         The file.
     header : pydicom.Dataset
-        Its elements as bytes, without the pixels.
+        Its elements as bytes, without the pixels; for a frame of Enhanced CT as a classic slice would have them.
     sop_instance_uid, sop_class_uid, series_instance_uid, study_instance_uid : str
         As in the header, without padding.
     series_number, instance_number : int or None
@@ -38,6 +39,8 @@ class SourceSlice:
         Rows and columns.
     digest : str
         SHA-256 of all that this slice contributes (`uids.slice_digest`).
+    frame_number : int or None
+        Which frame of an Enhanced CT instance this is, counted from 1; None for a whole instance.
     """
 
     path: Path
@@ -52,6 +55,12 @@ class SourceSlice:
     orientation: npt.NDArray[np.float64]
     shape: tuple[int, int]
     digest: str
+    frame_number: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What tells this slice from every other: its SOP Instance UID, with the frame where there is one."""
+        return source_name(self.sop_instance_uid, self.frame_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +87,12 @@ class SourceSeries:
         return float(steps.mean()) if float(np.ptp(steps)) <= tolerance_mm else None
 
 
-def _read_slice(path: Path) -> SourceSlice:
-    header = open_dataset(path)
+def source_name(sop_instance_uid: str, frame_number: int | None) -> str:
+    """Name of one source image for UIDs and digests."""
+    return sop_instance_uid if frame_number is None else f"{sop_instance_uid} frame {frame_number}"
+
+
+def _read_slice(header: Dataset, path: Path, frame_number: int | None, pixels: HuReader) -> SourceSlice:
     reader = ElementReader(header)
     position = reader.decimals("ImagePositionPatient", 3)
     orientation = reader.decimals("ImageOrientationPatient", 6)
@@ -104,24 +117,36 @@ def _read_slice(path: Path) -> SourceSlice:
         position_mm=np.array(position),
         orientation=np.array(orientation).reshape(2, 3),
         shape=(rows, columns),
-        digest=slice_digest(sop_instance_uid, read_hu(path), canonical_bytes(header)),
+        digest=slice_digest(
+            source_name(sop_instance_uid, frame_number), pixels.read(path, frame_number), canonical_bytes(header)
+        ),
+        frame_number=frame_number,
     )
 
 
-def read_sources(paths: tuple[Path, ...]) -> SourceSeries:
+def read_sources(paths: tuple[Path, ...], frames: tuple[int | None, ...] = ()) -> SourceSeries:
     """Read the CT slices of one result.
 
     Parameters
     ----------
     paths : tuple of Path
         Files in the order of the gate (ascending along the normal).
+    frames : tuple of int or None
+        Which frame of each file, None for all of it; may be empty when there are only whole files.
 
     Raises
     ------
     Permanent
         `unreadable`, `pixel_data` or `source_header` when a file cannot serve as a source.
     """
-    slices = tuple(_read_slice(path) for path in paths)
+    slices: list[SourceSlice] = []
+    pixels, last = HuReader(), Dataset()
+    for index, (path, frame) in enumerate(zip(paths, frames or (None,) * len(paths), strict=True)):
+        # The frames of one file come one after the other: it is parsed once.
+        if index == 0 or path != paths[index - 1]:
+            last = open_dataset(path)
+        header = last if frame is None else frame_dataset(last, frame)
+        slices.append(_read_slice(header, path, frame, pixels))
     if not slices:
         raise Permanent("source_header", "a result needs at least one CT slice")
-    return SourceSeries(slices, input_digest(slice_.digest for slice_ in slices))
+    return SourceSeries(tuple(slices), input_digest(slice_.digest for slice_ in slices))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from dicom_node.dicom.labels import BundleFacts, LabelFacts, check_encoded, trai
 from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.reading import ElementReader
 from dicom_node.dicom.uids import derived_series_uid, derived_sop_uid
+from dicom_node.dicom.values import COPIED_TEXTS
 from dicom_node.dicom.watermark import apply_watermark, plan_watermark
 from dicom_node.errors import Permanent
 from dicom_node.ledger.durable import PART_SUFFIX, fsync_folder, name_hash, write_part
@@ -58,13 +59,17 @@ class DeriveRequest:
     node_id : str
         ``node.node_id`` of the settings.
     created : datetime
-        Time of the job record; every date and time of our own comes from it.
+        Time of the job record; every date and time of our own comes from it, on its own clock unless the CT says which
+        zone its times belong to (TimezoneOffsetFromUTC). Without an offset it is taken for UTC then.
     notes : tuple of str
         What the gate and preprocessing did; goes into the derivation description.
     quality_flags : tuple of str
         Flags of the brain mask.
     superseded_series_uid : str or None
         An earlier result that this one replaces (late slices).
+    source_frames : tuple of int or None
+        Which frame of each file of `source_paths` (Enhanced CT), None for all of it; may be left empty when there are
+        only whole files.
 
     Raises
     ------
@@ -83,6 +88,7 @@ class DeriveRequest:
     notes: tuple[str, ...] = ()
     quality_flags: tuple[str, ...] = ()
     superseded_series_uid: str | None = None
+    source_frames: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.source_paths)
@@ -92,6 +98,8 @@ class DeriveRequest:
             )
         if count == 0 or self.pixels.shape[0] != count or len(self.source_slices) != count:
             raise Permanent("derive_request", "there must be one image and one list of sources per CT slice")
+        if self.source_frames and len(self.source_frames) != count:
+            raise Permanent("derive_request", "frames are given for some of the CT slices only")
         if int(self.pixels.max(initial=0)) > OUTPUT_LEVELS:
             raise Permanent("derive_request", f"pixels must not exceed {OUTPUT_LEVELS}")
         if any(not 0 <= index < count for indices in self.source_slices for index in indices):
@@ -100,13 +108,14 @@ class DeriveRequest:
 
 @dataclass(frozen=True, slots=True)
 class DerivedInstance:
-    """One written file: where it lies, which image it holds, which CT slice it overlays, SHA-256 of its bytes."""
+    """One written file: where it lies, which image it holds, which CT slice or frame it overlays, its SHA-256."""
 
     path: Path
     sop_instance_uid: str
     sop_class_uid: str
     source_sop_instance_uid: str
     sha256: str
+    source_frame: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +148,7 @@ def plan_series_uid(request: DeriveRequest) -> str:
     Permanent
         When a CT file cannot serve as a source.
     """
-    return _series_uid(request, read_sources(request.source_paths))
+    return _series_uid(request, read_sources(request.source_paths, request.source_frames))
 
 
 def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
@@ -166,13 +175,9 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
     OSError
         When the disk is full or gone; no partial file keeps a final name.
     """
-    sources = read_sources(request.source_paths)
+    sources = read_sources(request.source_paths, request.source_frames)
     _ensure_grid(request, sources)
-    if not all(ElementReader(source.header).present("FrameOfReferenceUID") for source in sources.slices):
-        logger.warning(
-            "series %s has no frame of reference: the result cannot be linked to it in viewers",
-            sources.slices[0].series_instance_uid,
-        )
+    _warn(sources)
     plan = _plan(request, sources)
     facts = LabelFacts.from_rules(request.bundle, request.output)
     pixels = request.pixels
@@ -182,7 +187,7 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
     instances = []
     for index, source in enumerate(sources.slices):
         others = sorted(set(request.source_slices[index]) - {index})
-        sop_instance_uid = derived_sop_uid(_KIND, plan.series_instance_uid, source.sop_instance_uid)
+        sop_instance_uid = derived_sop_uid(_KIND, plan.series_instance_uid, source.name)
         image = SyntheticMRImage(
             source,
             neighbours=tuple(sources.slices[other] for other in others),
@@ -203,10 +208,25 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
                 str(image.SOPClassUID),
                 source.sop_instance_uid,
                 hashlib.sha256(data).hexdigest(),
+                source.frame_number,
             )
         )
     fsync_folder(out_folder)
     return DerivedSeries(plan.series_instance_uid, tuple(instances), sources.input_digest, facts)
+
+
+def _warn(sources: SourceSeries) -> None:
+    """Log what is copied although something is wrong with it, by keyword and rule."""
+    series_uid = sources.slices[0].series_instance_uid
+    readers = [ElementReader(source.header) for source in sources.slices]
+    if not all(reader.present("FrameOfReferenceUID") for reader in readers):
+        logger.warning("series %s has no frame of reference: the result cannot be linked to it in viewers", series_uid)
+    for reader in readers:
+        reader.zone()
+        reader.check_texts(COPIED_TEXTS)
+    issues = sorted({issue for reader in readers for issue in reader.issues})
+    if issues:
+        logger.warning("series %s: the header is not clean: %s", series_uid, "; ".join(issues))
 
 
 def _place(path: Path, data: bytes) -> None:
@@ -247,11 +267,19 @@ def _series_uid(request: DeriveRequest, sources: SourceSeries) -> str:
     )
 
 
+def _on_the_clock_of(sources: SourceSeries, created: datetime) -> datetime:
+    """Turn a moment to the clock of the CT: one offset holds for all times of an object (PS3.3 C.12.1.1.8)."""
+    zone = ElementReader(sources.slices[0].header).zone()
+    if zone is None:
+        return created
+    return (created if created.tzinfo is not None else created.replace(tzinfo=UTC)).astimezone(zone)
+
+
 def _plan(request: DeriveRequest, sources: SourceSeries) -> SeriesPlan:
     return SeriesPlan(
         series_instance_uid=_series_uid(request, sources),
         node_id=request.node_id,
-        created=request.created,
+        created=_on_the_clock_of(sources, request.created),
         bundle=request.bundle,
         output=request.output,
         derivation=_derivation(request),

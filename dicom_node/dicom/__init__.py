@@ -12,6 +12,11 @@ rules      the thresholds of the gate and of the choice, as they stand in ``node
 geometry   normals, offsets and spacing from ImagePositionPatient and ImageOrientationPatient alone
 gate       may this stack be processed? pass, note, repair or refuse, with numbers
 choice     which series of the study is processed, and why not each other
-pixels     stored values to Hounsfield units, for every transfer syntax
+slices     the slices of an instance: itself, or the frames of Enhanced CT
+enhanced   a frame of Enhanced CT as the classic slice that it would have been
+stored     stored values of a frame, for every transfer syntax and sign
+pixels     Hounsfield units: rescale and padding of each slice, volumes, digests
+charsets   text of every character set, decoded where it fits and never a reason to stop
+identity   elements copied byte by byte
 ========== ====================================================================================================
 """

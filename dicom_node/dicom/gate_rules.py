@@ -1,170 +1,106 @@
 """The rules that a stack passes on its way through the gate, in their order; `dicom_node.dicom.gate` walks them.
 
-A rule gets the stack, may drop an instance from it, leave a note or a figure, and returns a refusal or None.
+A rule gets the stack, may drop an instance from it, leave a note or a figure, and returns a refusal or None. Those that
+refuse for geometry stand here; the rest in `gate_identity`, `gate_peculiarities` and `gate_pixels`. The first line of
+each rule is shown in docs/geometry.md.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from dicom_node.dicom import geometry
-from dicom_node.dicom.geometry import FloatArray
-from dicom_node.dicom.rules import GeometrySettings
-from dicom_node.dicom.values import InstanceKind, SliceHeader
+from dicom_node.dicom.gate_identity import (
+    drop_non_images,
+    no_uid_twice,
+    one_frame_of_reference,
+    one_patient_one_study,
+)
+from dicom_node.dicom.gate_peculiarities import measure, note_grid, note_lean, note_thickness
+from dicom_node.dicom.gate_pixels import looks_like_a_head
+from dicom_node.dicom.gate_stack import LISTED, Refusal, Rule, Stack, number_of, plural, where
+from dicom_node.dicom.values import SliceHeader
 
-__all__ = ["LISTED", "RULES", "Refusal", "Rule", "Stack", "number_of", "where"]
+__all__ = ["RULES"]
 
-#: Row and column direction may miss unit length and a right angle by this much: cosines written with four digits.
-_ORIENTATION_DEFECT: Final = 1e-3
-
-#: A tilt, shift, overlap or spread of spacing below these is rounding and not worth a note.
-_NOTED_TILT_DEG: Final = 0.5
-_NOTED_DISTANCE_MM: Final = 0.05
-_NOTED_SHIFT_MM: Final = 1.0
-
-#: More slices than this are not listed in the figures of a refusal; their number is.
-LISTED: Final = 20
-
-
-@dataclass(slots=True)
-class Stack:
-    """The stack on its way through the rules."""
-
-    headers: list[SliceHeader]
-    thresholds: GeometrySettings
-    pixel_digest: Callable[[SliceHeader], str]
-    repaired: bool = False
-    notes: list[str] = field(default_factory=list)
-    figures: dict[str, object] = field(default_factory=dict)
-    normal: FloatArray = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))
-
-    def offsets(self) -> FloatArray:
-        """Offsets along the normal, shape (S,), mm."""
-        return geometry.offsets_of(self.headers, self.normal)
-
-    def thickness(self) -> FloatArray:
-        """Slice thickness, or the median spacing where it is unknown, shape (S,), mm."""
-        usual = geometry.spacing_statistics(self.offsets()).median_mm
-        return np.array([header.slice_thickness_mm or usual for header in self.headers])
-
-    def note(self, code: str, text: str) -> None:
-        """Leave a note that begins with its code."""
-        self.notes.append(f"{code}: {text}")
+#: Slices whose normals are further apart than this are different views, not one view badly written.
+_OTHER_VIEW_DEG: Final = 45.0
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a stack may not be processed, and the slices that are to blame."""
-
-    code: str
-    reason: str
-    slices: Sequence[SliceHeader] = ()
-
-
-Rule = Callable[[Stack], Refusal | None]
-
-
-def number_of(header: SliceHeader) -> int:
-    """InstanceNumber for sorting: slices without one come last."""
-    return header.instance_number if header.instance_number is not None else 2**31
-
-
-def where(header: SliceHeader, normal: FloatArray) -> dict[str, object]:
-    """Name a slice for a person: InstanceNumber, and position along the normal in mm where it has one."""
-    offset = None if header.image_position_patient is None else round(geometry.offset_along(header, normal), 3)
-    return {"instance_number": header.instance_number, "position_mm": offset}
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count} {noun}" + ("" if count == 1 else "s")
-
-
-def _one_patient_one_study(stack: Stack) -> Refusal | None:
-    # Screens and localizers are asked too: a foreign patient's dose screen is as alarming as a foreign slice.
-    return _first_conflict(
-        stack,
-        {
-            "PatientID": lambda header: header.patient_key,
-            "StudyInstanceUID": lambda header: header.study_instance_uid,
-            "SeriesInstanceUID": lambda header: header.series_instance_uid,
-        },
-    )
-
-
-def _drop_non_images(stack: Stack) -> Refusal | None:
-    dropped = [header for header in stack.headers if header.kind is not InstanceKind.IMAGE]
-    if not dropped:
-        return None
-    stack.headers = [header for header in stack.headers if header.kind is InstanceKind.IMAGE]
-    stack.repaired = True
-    for kind, count in sorted(Counter(header.kind.value for header in dropped).items()):
-        stack.note("not_a_slice", f"{_plural(count, 'instance')} of kind {kind} dropped")
-    stack.figures["dropped_non_images"] = len(dropped)
-    return None
-
-
-def _one_frame_of_reference(stack: Stack) -> Refusal | None:
-    refusal = _first_conflict(stack, {"FrameOfReferenceUID": lambda header: header.frame_of_reference_uid or ""})
-    if refusal is None and stack.headers and stack.headers[0].frame_of_reference_uid is None:
-        stack.note("no_frame_of_reference", "FrameOfReferenceUID is missing; viewers cannot link the result by it")
-    return refusal
-
-
-def _first_conflict(stack: Stack, attributes: Mapping[str, Callable[[SliceHeader], str]]) -> Refusal | None:
-    for keyword, value_of in attributes.items():
-        counts = Counter(value_of(header) for header in stack.headers)
-        if len(counts) > 1:
-            # The commonest value is taken for the right one; of equally common ones the first in sort order.
-            usual = min(counts, key=lambda value: (-counts[value], value))
-            odd = [header for header in stack.headers if value_of(header) != usual]
-            stack.figures["conflicting_attribute"] = keyword
-            stack.figures["different_values"] = len(counts)
-            reason = f"{keyword} differs within the series: {len(counts)} values, {_plural(len(odd), 'instance')} odd"
-            return Refusal("identity_conflict", reason, odd)
-    return None
-
-
-def _enough_slices(stack: Stack) -> Refusal | None:
-    """Refuse an empty stack at once; a short one only after its geometry was judged, which says more."""
+def _image_slices_there(stack: Stack) -> Refusal | None:
+    """There is at least one image slice."""
+    # A short stack is refused only after its geometry was judged, which says more.
     if stack.headers:
         return None
     return Refusal("coverage", "the series holds no image slice")
 
 
 def _positions_there(stack: Stack) -> Refusal | None:
+    """Every slice has a position and an orientation (PS3.3 C.7.6.2.1.1)."""
     lacking = [header for header in stack.headers if not geometry.has_geometry(header)]
     if not lacking:
         return None
     reason = (
-        f"{_plural(len(lacking), 'slice')} of {len(stack.headers)} without a readable ImagePositionPatient or "
+        f"{plural(len(lacking), 'slice')} of {len(stack.headers)} without a readable ImagePositionPatient or "
         "ImageOrientationPatient"
     )
     return Refusal("no_position", reason, lacking)
 
 
 def _spacing_there(stack: Stack) -> Refusal | None:
+    """Every slice has a size and a pixel spacing (PS3.3 10.7.1.3)."""
     lacking = [h for h in stack.headers if h.pixel_spacing_mm is None or not h.rows or not h.columns]
     if not lacking:
         return None
-    reason = f"{_plural(len(lacking), 'slice')} of {len(stack.headers)} without PixelSpacing, Rows or Columns"
+    reason = f"{plural(len(lacking), 'slice')} of {len(stack.headers)} without PixelSpacing, Rows or Columns"
     return Refusal("no_spacing", reason, lacking)
 
 
 def _axes_sound(stack: Stack) -> Refusal | None:
+    """Row and column direction are perpendicular unit vectors."""
     defects = [geometry.orientation_defect(header.image_orientation_patient or ()) for header in stack.headers]
-    unsound = [h for h, defect in zip(stack.headers, defects, strict=True) if defect > _ORIENTATION_DEFECT]
+    unsound = [
+        h for h, defect in zip(stack.headers, defects, strict=True) if defect > stack.thresholds.max_orientation_defect
+    ]
     if not unsound:
         return None
     stack.figures["orientation_defect"] = round(max(defects), 6)
     return Refusal("orientation", "ImageOrientationPatient does not hold two perpendicular unit vectors", unsound)
 
 
+def _one_view(stack: Stack) -> Refusal | None:
+    """A few slices from another view are an unmarked localizer and left out; many make the series unusable."""
+    normals = [geometry.normal_of(header.image_orientation_patient or ()) for header in stack.headers]
+    limit = stack.thresholds.max_tilt_deg
+    transverse = [geometry.tilt_deg(normal) <= limit for normal in normals]
+    if all(transverse) or not any(transverse):
+        return None
+    usual = next(normal for normal, is_transverse in zip(normals, transverse, strict=True) if is_transverse)
+    odd = [(h, n) for h, n, is_transverse in zip(stack.headers, normals, transverse, strict=True) if not is_transverse]
+    if min(_angle_of_planes_deg(usual, normal) for _, normal in odd) < _OTHER_VIEW_DEG:
+        return None  # a transverse slice written badly, of which the next rule knows more to say
+    others, most = [header for header, _ in odd], stack.thresholds.max_other_view_slices
+    if len(others) > most or len(others) >= len(stack.headers) - len(others):
+        reason = (
+            f"{plural(len(others), 'slice')} of {len(stack.headers)} show another view, at most {most} are left out"
+        )
+        return Refusal("orientation_spread", reason, others)
+    stack.leave_out(others)
+    stack.figures["dropped_other_view"] = [where(header, stack.normal) for header in others[:LISTED]]
+    stack.note("other_view", f"{plural(len(others), 'slice')} dropped: another view than the transverse slices")
+    return None
+
+
+def _angle_of_planes_deg(first: geometry.FloatArray, second: geometry.FloatArray) -> float:
+    """Angle of two planes from their unit normals, 0 to 90."""
+    return min(geometry.angle_deg(first, second), geometry.angle_deg(first, -second))
+
+
 def _slices_parallel(stack: Stack) -> Refusal | None:
+    """The slices are parallel; from here on they are sorted along their normal."""
     spread = geometry.orientation_spread_deg(stack.headers)
     limit = stack.thresholds.max_orientation_spread_deg
     stack.figures["orientation_spread_deg"] = round(spread, 4)
@@ -179,6 +115,8 @@ def _slices_parallel(stack: Stack) -> Refusal | None:
 
 
 def _one_grid(stack: Stack) -> Refusal | None:
+    """All slices have one matrix and one pixel spacing."""
+
     def grid(header: SliceHeader) -> tuple[int, int, float, float]:
         spacing = header.pixel_spacing_mm or (0.0, 0.0)
         return header.rows or 0, header.columns or 0, *spacing
@@ -197,26 +135,44 @@ def _one_grid(stack: Stack) -> Refusal | None:
     odd = [header for header in stack.headers if not fits(header)]
     if not odd:
         return None
-    reason = f"{_plural(len(odd), 'slice')} of {len(stack.headers)} with another matrix or pixel spacing"
+    reason = f"{plural(len(odd), 'slice')} of {len(stack.headers)} with another matrix or pixel spacing"
     return Refusal("in_plane_mismatch", reason, odd)
 
 
 def _tilt_bearable(stack: Stack) -> Refusal | None:
+    """The slices are transverse, give or take the tilt of a gantry."""
     tilt = geometry.tilt_deg(stack.normal)
     stack.figures["tilt_deg"] = round(tilt, 2)
     limit = stack.thresholds.max_tilt_deg
     if tilt > limit:
         reason = f"slices are {tilt:.1f} deg from the transverse plane, limit {limit:g} deg"
         return Refusal("orientation", reason, stack.headers)
-    if tilt > _NOTED_TILT_DEG:
+    if tilt > stack.thresholds.noted_tilt_deg:
         stack.note("tilt", f"slices are {tilt:.1f} deg from the transverse plane")
     return None
 
 
+def _turn_bearable(stack: Stack) -> Refusal | None:
+    """Rows and columns run along the patient's axes, as far as quarter turns and mirrorings can tell."""
+    turn = geometry.turn_deg(stack.headers[0].image_orientation_patient or ())
+    stack.figures["turn_deg"] = round(turn, 2)
+    limit = stack.thresholds.max_turn_deg
+    if turn > limit:
+        reason = f"rows run {turn:.1f} deg off the nearest axis of the patient, limit {limit:g} deg"
+        return Refusal("orientation", reason, stack.headers)
+    if turn > stack.thresholds.noted_tilt_deg:
+        stack.note("oblique", f"rows run {turn:.1f} deg off the nearest axis of the patient")
+    return None
+
+
 def _no_position_twice(stack: Stack) -> Refusal | None:
+    """No position is taken twice; copies are left out."""
     kept: list[SliceHeader] = []
     dropped: list[SliceHeader] = []
     for group in _same_position(stack):
+        refusal = _side_by_side(stack, group)
+        if refusal is not None:
+            return refusal
         digests = {stack.pixel_digest(header) for header in group} if len(group) > 1 else set()
         if len(digests) > 1:
             at = geometry.offset_along(group[0], stack.normal)
@@ -226,10 +182,19 @@ def _no_position_twice(stack: Stack) -> Refusal | None:
         dropped.extend(group[1:])
     if dropped:
         stack.headers = kept
-        stack.repaired = True
         stack.figures["dropped_duplicates"] = [where(header, stack.normal) for header in dropped[:LISTED]]
-        stack.note("duplicates", f"{_plural(len(dropped), 'slice')} dropped: same position and pixels as another")
+        stack.note("duplicates", f"{plural(len(dropped), 'slice')} dropped: same position and pixels as another")
     return None
+
+
+def _side_by_side(stack: Stack, group: list[SliceHeader]) -> Refusal | None:
+    """Two slices in one plane but at different places of it are no copies, whatever their pixels."""
+    apart = geometry.largest_distance_mm(np.array([header.image_position_patient for header in group]))
+    if apart <= stack.thresholds.noted_shift_mm:
+        return None
+    at = geometry.offset_along(group[0], stack.normal)
+    reason = f"{len(group)} slices lie {apart:.1f} mm apart in one plane ({at:.2f} mm along the normal)"
+    return Refusal("duplicate_position", reason, group)
 
 
 def _same_position(stack: Stack) -> list[list[SliceHeader]]:
@@ -247,27 +212,8 @@ def _same_position(stack: Stack) -> list[list[SliceHeader]]:
     return [sorted(group, key=lambda header: (number_of(header), header.sop_instance_uid)) for group in groups]
 
 
-def _measure(stack: Stack) -> Refusal | None:
-    """Record the figures that every outcome from here on carries, and note an unknown thickness."""
-    offsets, thickness = stack.offsets(), stack.thickness()
-    spacing = geometry.spacing_statistics(offsets)
-    stack.figures.update(
-        slice_count=len(stack.headers),
-        coverage_mm=round(geometry.coverage_mm(offsets, thickness), 2),
-        spacing_min_mm=round(spacing.minimum_mm, 3),
-        spacing_median_mm=round(spacing.median_mm, 3),
-        spacing_max_mm=round(spacing.maximum_mm, 3),
-        thickness_min_mm=round(float(thickness.min()), 3),
-        thickness_max_mm=round(float(thickness.max()), 3),
-    )
-    unknown = sum(header.slice_thickness_mm is None for header in stack.headers)
-    if unknown:
-        text = f"{_plural(unknown, 'slice')} without SliceThickness; the median spacing is used"
-        stack.note("thickness_unknown", f"{text}, {spacing.median_mm:.2f} mm")
-    return None
-
-
 def _no_gap(stack: Stack) -> Refusal | None:
+    """No slice is missing in the middle."""
     offsets, thickness = stack.offsets(), stack.thickness()
     tolerance = stack.thresholds.position_tolerance_mm
     limits = np.maximum(thickness[:-1], thickness[1:]) * stack.thresholds.max_gap_factor
@@ -288,7 +234,7 @@ def _no_gap(stack: Stack) -> Refusal | None:
     ]
     first = int(wide[0])
     reason = (
-        f"{_plural(wide.size, 'gap')}: {steps[first]:.2f} mm between the slices at {offsets[first]:.2f} and "
+        f"{plural(wide.size, 'gap')}: {steps[first]:.2f} mm between the slices at {offsets[first]:.2f} and "
         f"{offsets[first + 1]:.2f} mm along the normal, limit {limits[first]:.2f} mm"
     )
     beside = sorted({neighbour for index in wide for neighbour in (int(index), int(index) + 1)})
@@ -296,11 +242,12 @@ def _no_gap(stack: Stack) -> Refusal | None:
 
 
 def _enough_coverage(stack: Stack) -> Refusal | None:
+    """The stack has enough slices and is long enough."""
     count, covered = len(stack.headers), geometry.coverage_mm(stack.offsets(), stack.thickness())
     thresholds = stack.thresholds
     tolerance = thresholds.position_tolerance_mm
     if count < thresholds.min_slices:
-        return Refusal("coverage", f"{_plural(count, 'slice')}, at least {thresholds.min_slices} needed", stack.headers)
+        return Refusal("coverage", f"{plural(count, 'slice')}, at least {thresholds.min_slices} needed", stack.headers)
     if covered < thresholds.min_coverage_mm - tolerance:
         reason = (
             f"the stack covers {covered:.1f} mm along its normal, at least {thresholds.min_coverage_mm:g} mm needed"
@@ -309,46 +256,27 @@ def _enough_coverage(stack: Stack) -> Refusal | None:
     return None
 
 
-def _peculiarities(stack: Stack) -> Refusal | None:
-    offsets, thickness = stack.offsets(), stack.thickness()
-    steps = np.diff(offsets)
-    if thickness.max() - thickness.min() > _NOTED_DISTANCE_MM:
-        parts = Counter(round(float(value), 3) for value in thickness)
-        text = ", ".join(f"{count} x {value:g} mm" for value, count in sorted(parts.items())[:LISTED])
-        stack.note("mixed_thickness", text)
-    nominal = (thickness[:-1] + thickness[1:]) / 2.0
-    overlaps = np.flatnonzero(nominal - steps > _NOTED_DISTANCE_MM)
-    if overlaps.size:
-        worst = float((nominal - steps).max())
-        stack.note("overlap", f"{_plural(overlaps.size, 'pair')} of neighbours overlap, by up to {worst:.2f} mm")
-    # What the thickness explains is no news: contiguous slices of 4 and 7 mm are unevenly spaced by design.
-    apart = np.flatnonzero(steps - nominal > _NOTED_DISTANCE_MM)
-    if apart.size:
-        worst = float((steps - nominal).max())
-        stack.note("spaced", f"{_plural(apart.size, 'pair')} of neighbours leave up to {worst:.2f} mm between them")
-    positions = np.array([header.image_position_patient for header in stack.headers])
-    shift = geometry.lateral_deviation_mm(positions, stack.normal)
-    if shift > _NOTED_SHIFT_MM:
-        stack.figures["lateral_deviation_mm"] = round(shift, 2)
-        stack.note("lateral_shift", f"slices lie up to {shift:.1f} mm beside a straight stack")
-    return None
-
-
 #: The walk through the gate.
 RULES: Final[tuple[Rule, ...]] = (
-    _one_patient_one_study,
-    _drop_non_images,
-    _one_frame_of_reference,
-    _enough_slices,
+    one_patient_one_study,
+    drop_non_images,
+    one_frame_of_reference,
+    _image_slices_there,
     _positions_there,
     _spacing_there,
     _axes_sound,
+    _one_view,
     _slices_parallel,
     _one_grid,
     _tilt_bearable,
+    _turn_bearable,
     _no_position_twice,
-    _measure,
+    no_uid_twice,
+    measure,
     _no_gap,
     _enough_coverage,
-    _peculiarities,
+    note_thickness,
+    note_lean,
+    note_grid,
+    looks_like_a_head,
 )

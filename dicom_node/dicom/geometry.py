@@ -19,18 +19,22 @@ from dicom_node.dicom.values import SliceHeader
 __all__ = [
     "SpacingStatistics",
     "angle_deg",
+    "axes_of",
     "coverage_mm",
     "has_geometry",
+    "largest_distance_mm",
     "lateral_deviation_mm",
     "normal_of",
     "offset_along",
     "offsets_of",
     "orientation_defect",
     "orientation_spread_deg",
+    "shear_deg",
     "sort_stack",
     "spacing_statistics",
     "stack_normal",
     "tilt_deg",
+    "turn_deg",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -191,6 +195,42 @@ def tilt_deg(normal: FloatArray) -> float:
     return angle_deg(upright, np.array([0.0, 0.0, 1.0]))
 
 
+def turn_deg(image_orientation_patient: Sequence[float]) -> float:
+    """Angle between the rows of a transverse slice and the nearest of the patient's axes, 0 to 45 degrees.
+
+    Quarter turns (decubitus) and mirrorings (prone, feet first) are none. What counts is the direction seen from
+    above, so that gantry tilt is no turn either.
+
+    Examples
+    --------
+    >>> turn_deg((0, 1, 0, -1, 0, 0))
+    0.0
+    """
+    turn = math.degrees(math.atan2(image_orientation_patient[1], image_orientation_patient[0])) % 90.0
+    return min(turn, 90.0 - turn)
+
+
+def axes_of(image_orientation_patient: Sequence[float]) -> str:
+    """Name the patient axes towards which column index, row index and offset along the normal grow.
+
+    Returns
+    -------
+    str
+        Three letters of PS3.3 C.7.6.1.1.1 (L or R, P or A, H or F), each the nearest axis.
+
+    Examples
+    --------
+    >>> axes_of((1, 0, 0, 0, 1, 0)), axes_of((-1, 0, 0, 0, 1, 0))
+    ('LPH', 'RPF')
+    """
+    row, column = image_orientation_patient[:3], image_orientation_patient[3:]
+    letters = ""
+    for vector in (row, column, normal_of(image_orientation_patient)):
+        axis = int(np.argmax(np.abs(vector)))
+        letters += ("LPH" if vector[axis] > 0 else "RAF")[axis]
+    return letters
+
+
 def orientation_spread_deg(headers: Sequence[SliceHeader]) -> float:
     """Largest angle between the row directions or between the column directions of any two slices, degrees.
 
@@ -234,3 +274,27 @@ def lateral_deviation_mm(positions_mm: FloatArray, normal: FloatArray) -> float:
     design = np.stack([offsets - offsets.mean(), np.ones_like(offsets)], axis=1)
     line, *_ = np.linalg.lstsq(design, lateral, rcond=None)
     return float(np.linalg.norm(lateral - design @ line, axis=1).max())
+
+
+def shear_deg(positions_mm: FloatArray, normal: FloatArray) -> float:
+    """Angle between the usual step from slice to slice and the normal, 0 to 90 degrees.
+
+    Parameters
+    ----------
+    positions_mm : numpy.ndarray, shape (S, 3)
+        ImagePositionPatient of the slices, at different offsets in ascending order.
+    normal : numpy.ndarray, shape (3,)
+        Unit normal of the stack.
+    """
+    if len(positions_mm) < 2:
+        return 0.0
+    steps = np.diff(positions_mm, axis=0)
+    along = np.maximum(steps @ normal, 1e-6)
+    # The median, so that one slice beside the others does not make a stack lean.
+    sideways = np.median(steps / along[:, None] - normal, axis=0)
+    return math.degrees(math.atan(float(np.linalg.norm(sideways))))
+
+
+def largest_distance_mm(positions_mm: FloatArray) -> float:
+    """Largest distance between the first of some positions (S, 3) and any other, mm."""
+    return float(np.linalg.norm(positions_mm - positions_mm[0], axis=1).max())

@@ -19,6 +19,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from dicom_node.dicom.charsets import TEXT_VRS
 from dicom_node.dicom.reading import PARSE_ERRORS, quiet_pydicom
 from dicom_node.errors import Permanent
 
@@ -186,6 +187,9 @@ def verbatim(ds: Dataset, keyword: str) -> RawDataElement | None:
 def _verbatim(ds: Dataset, tag: BaseTag) -> RawDataElement:
     element = ds.get_item(tag)
     vr = element.VR or _dictionary_vr(tag)
+    if vr == "UN" and _dictionary_vr(tag) in TEXT_VRS:
+        # A relay that did not know the attribute; the bytes of a text are the same, and a PACS reads them again.
+        vr = _dictionary_vr(tag)
     if vr == "SQ" or isinstance(element.value, Sequence):
         return raw(tag, "SQ", _sequence_bytes(ds, tag))
     if not isinstance(element, RawDataElement):
@@ -241,9 +245,10 @@ def copy_verbatim(source: Dataset, target: Dataset, keywords: Iterable[str]) -> 
 
 
 def canonical_bytes(ds: Dataset) -> bytes:
-    """Bytes of everything copied from a slice (identity, image plane, character set), for the input digest.
+    """Bytes of everything copied from a slice (identity, image plane, character set, zone), for the input digest.
 
     They do not depend on the transfer syntax of the file.
     """
-    tags = {tag_of(keyword) for keyword in (*IDENTITY, *IMAGE_PLANE, "SpecificCharacterSet")}
+    copied = (*IDENTITY, *IMAGE_PLANE, "SpecificCharacterSet", "TimezoneOffsetFromUTC")
+    tags = {tag_of(keyword) for keyword in copied}
     return b"".join(encode_raw(_verbatim(ds, tag)) for tag in sorted(tags) if tag in ds)

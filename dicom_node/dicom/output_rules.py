@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import UTC, datetime, tzinfo
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -33,6 +35,25 @@ def _check_watermark_text(value: str) -> str:
     if not drawable(value):
         raise ValueError("may hold upper-case letters, digits, spaces and - . , : / + ( ) only")
     return " ".join(value.split())
+
+
+def _check_time_zone(value: str) -> str:
+    try:
+        zone_named(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("must be UTC or a name of the time zone database, such as Europe/Berlin") from None
+    return value
+
+
+def zone_named(name: str) -> tzinfo:
+    """Time zone of a name; UTC needs no time zone database.
+
+    Raises
+    ------
+    ZoneInfoNotFoundError, ValueError, OSError
+        When there is no such zone on this machine.
+    """
+    return UTC if name == "UTC" else ZoneInfo(name)
 
 
 class OutputSettings(BaseModel):
@@ -66,6 +87,18 @@ class OutputSettings(BaseModel):
         max_length=40,
         description="Text of the watermark; must contain SYNTHETIC and NOT MR.",
     )
+
+    time_zone: Annotated[str, AfterValidator(_check_time_zone)] = Field(
+        "UTC",
+        description=(
+            "Clock of a result's own dates and times, as a name of the time zone database (Europe/Berlin). A CT that "
+            "states its offset from UTC decides for itself."
+        ),
+    )
+
+    def clock(self, moment: datetime) -> datetime:
+        """Give a moment on the clock of the site."""
+        return moment.astimezone(zone_named(self.time_zone))
 
     def fingerprint(self) -> str:
         """SHA-256 (64 hexadecimal digits) over every setting, for the UIDs."""

@@ -1,8 +1,7 @@
-"""Stored pixel values to Hounsfield units, for every transfer syntax the node accepts.
+"""Pixels in Hounsfield units: rescale and padding of each slice, volumes, digests.
 
-Native little endian data go straight through `numpy.frombuffer`; everything else is decoded by pydicom with gdcm,
-pylibjpeg and pyjpegls, 12-bit lossy JPEG by gdcm directly (`pixels_gdcm`). MONOCHROME1 changes how a value is
-displayed, not what it means (PS3.3 C.7.6.3.1.2), so it has no influence here.
+How the stored values are decoded is told in `dicom_node.dicom.stored`. MONOCHROME1 changes how a value is displayed,
+not what it means (PS3.3 C.7.6.3.1.2), so it has no influence here.
 """
 
 from __future__ import annotations
@@ -17,47 +16,44 @@ import numpy as np
 import numpy.typing as npt
 from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
-from pydicom.encaps import get_frame
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
 
+from dicom_node.dicom.enhanced import FUNCTIONAL_GROUPS, frame_dataset
 from dicom_node.dicom.geometry import FloatArray, offsets_of, spacing_statistics, stack_normal
-from dicom_node.dicom.pixels_gdcm import TWELVE_BIT_JPEG, decode_twelve_bit_jpeg
-from dicom_node.dicom.reading import PARSE_ERRORS, ElementReader, open_dataset, quiet_pydicom
+from dicom_node.dicom.reading import ElementReader, open_dataset
+from dicom_node.dicom.stored import STORED_KEYWORDS, PixelLayout, StoredFrame, layout_of, read_stored
 from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent
 
-__all__ = ["PADDING_HU", "STORED_KEYWORDS", "LoadedVolume", "load_volume", "pixel_digest", "read_hu"]
+__all__ = [
+    "PADDING_HU",
+    "STORED_KEYWORDS",
+    "HuReader",
+    "LoadedVolume",
+    "load_volume",
+    "pixel_digest",
+    "read_hu",
+    "read_slice_hu",
+]
 
 FloatImage = npt.NDArray[np.float32]
-StoredImage = npt.NDArray[np.int32]
 
 #: What padding outside the field of reconstruction becomes: air.
 PADDING_HU: Final = -1024.0
 
-#: Native little endian: implicit, explicit, and deflated, which pydicom inflates while it reads (PS3.5 Annex A).
-_NATIVE_LITTLE: Final = frozenset({"1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.1.99"})
-_NATIVE_BIG: Final = "1.2.840.10008.1.2.2"
+#: Defined terms of Rescale Type (PS3.3 C.11.1.1.2) of maps that multi-energy scanners make: no Hounsfield units.
+_OTHER_UNITS: Final = frozenset({"OD", "MGML", "Z_EFF", "ED", "EDW", "PCT"})
 
-#: What it takes to decode the stored values of an image.
-STORED_KEYWORDS: Final = (
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-)
 _KEYWORDS: Final = (
     *STORED_KEYWORDS,
+    "ExtendedOffsetTable",
+    "ExtendedOffsetTableLengths",
     "PixelPaddingValue",
     "PixelPaddingRangeLimit",
     "RescaleIntercept",
     "RescaleSlope",
+    "RescaleType",
+    "ModalityLUTSequence",
+    *FUNCTIONAL_GROUPS,
 )
 _TAGS: Final = tuple(tag for tag in (tag_for_keyword(keyword) for keyword in _KEYWORDS) if tag is not None)
 
@@ -87,33 +83,15 @@ class LoadedVolume:
     thickness_mm: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How the stored values of one image lie in its bytes (PS3.5 section 8.1)."""
-
-    rows: int
-    columns: int
-    bits_allocated: int
-    bits_stored: int
-    high_bit: int
-    signed: bool
-
-    @property
-    def expected_bytes(self) -> int:
-        return self.rows * self.columns * self.bits_allocated // 8
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return np.dtype(f"<{'i' if self.signed else 'u'}{self.bits_allocated // 8}")
-
-
-def read_hu(source: Path | Dataset) -> FloatImage:
+def read_hu(source: Path | Dataset, frame_number: int | None = None) -> FloatImage:
     """Read one image in Hounsfield units.
 
     Parameters
     ----------
     source : Path or pydicom.dataset.Dataset
         A file, or a data set with its file meta information and pixel data.
+    frame_number : int, optional
+        Frame of an Enhanced CT object, counted from 1 (PS3.3 10.3); absent for a single-frame image.
 
     Returns
     -------
@@ -124,27 +102,48 @@ def read_hu(source: Path | Dataset) -> FloatImage:
     Raises
     ------
     dicom_node.errors.Permanent
-        ``pixel_data``: missing, truncated or undecodable pixels, colour, several frames, or a rescale that is no
-        number;
+        ``pixel_data``: missing, truncated or undecodable pixels, colour, several frames or no such frame, a rescale
+        that is no number, or values that are no Hounsfield units;
         ``unreadable``: see `dicom_node.dicom.reading.open_dataset`.
     dicom_node.errors.Transient
         ``storage``: the file system failed.
     """
     dataset = open_dataset(source, tags=_TAGS, pixels=True) if isinstance(source, Path) else source
     reader = ElementReader(dataset)
-    layout = _layout(reader)
-    slope, intercept = _rescale(reader)
-    padding = _padding(reader, layout)
-    stored = _stored_values(dataset, reader, layout)
-    hu = stored.astype(np.float32)
+    layout = layout_of(reader)
+    number = 1 if frame_number is None else frame_number
+    if not 1 <= number <= layout.frames or (frame_number is None and layout.frames != 1):
+        figures = {"samples_per_pixel": 1, "number_of_frames": layout.frames, "frame_number": frame_number}
+        raise Permanent("pixel_data", "not a single-frame image, or no such frame", figures)
+    view = reader if frame_number is None else ElementReader(frame_dataset(dataset, number))
+    _ensure_hounsfield(view)
+    slope, intercept = _rescale(view)
+    stored = read_stored(dataset, reader, layout, number - 1)
+    hu = stored.values.astype(np.float32)
     if slope != 1.0:
         hu *= np.float32(slope)
     if intercept != 0.0:
         hu += np.float32(intercept)
-    if padding is not None:
-        low, high = padding
-        hu[stored == low if low == high else (stored >= low) & (stored <= high)] = PADDING_HU
+    padded = _padded(view, layout, stored)
+    if padded is not None:
+        hu[padded] = PADDING_HU
     return hu
+
+
+class HuReader:
+    """Reads images one after the other; the last file stays open, so frames are best asked file by file."""
+
+    def __init__(self) -> None:
+        self._path: Path | None = None
+        self._dataset: Dataset | None = None
+
+    def read(self, path: Path, frame_number: int | None = None) -> FloatImage:
+        """Read one image in Hounsfield units, as `read_hu` does."""
+        if frame_number is None:
+            return read_hu(path)
+        if self._dataset is None or self._path != path:
+            self._path, self._dataset = path, open_dataset(path, tags=_TAGS, pixels=True)
+        return read_hu(self._dataset, frame_number)
 
 
 def load_volume(headers: Sequence[SliceHeader], on_slice: Callable[[int, int], None] | None = None) -> LoadedVolume:
@@ -177,8 +176,9 @@ def load_volume(headers: Sequence[SliceHeader], on_slice: Callable[[int, int], N
     if first.image_orientation_patient is None or any(position is None for position in positions):
         raise ValueError("a slice has no position or orientation; pass the headers of a gate outcome")
     hu = np.empty((len(headers), first.rows, first.columns), dtype=np.float32)
+    reader = HuReader()
     for index, header in enumerate(headers):
-        image = read_hu(header.path)
+        image = reader.read(header.path, header.frame_number)
         if image.shape != hu.shape[1:]:
             figures = {"instance_number": header.instance_number, "rows": image.shape[0], "columns": image.shape[1]}
             raise Permanent("pixel_data", "the pixels do not have the size of the stack", figures)
@@ -188,6 +188,11 @@ def load_volume(headers: Sequence[SliceHeader], on_slice: Callable[[int, int], N
     positions_mm = np.array(positions, dtype=np.float64)
     orientation = np.array(first.image_orientation_patient, dtype=np.float64).reshape(2, 3)
     return LoadedVolume(hu, positions_mm, orientation, first.pixel_spacing_mm, _thickness(headers))
+
+
+def read_slice_hu(header: SliceHeader) -> FloatImage:
+    """Read the pixels of a slice in Hounsfield units, as `read_hu` does; the gate looks at some slices by it."""
+    return read_hu(header.path, header.frame_number)
 
 
 def pixel_digest(header: SliceHeader) -> str:
@@ -203,7 +208,7 @@ def pixel_digest(header: SliceHeader) -> str:
     dicom_node.errors.NodeError
         As in `read_hu`.
     """
-    hu = np.clip(np.rint(read_hu(header.path)), -32768, 32767).astype("<i2")
+    hu = np.clip(np.rint(read_slice_hu(header)), -32768, 32767).astype("<i2")
     return hashlib.sha256(f"{hu.shape[0]}x{hu.shape[1]}:".encode() + hu.tobytes()).hexdigest()
 
 
@@ -211,31 +216,6 @@ def _thickness(headers: Sequence[SliceHeader]) -> FloatArray:
     offsets = offsets_of(headers, stack_normal(headers))
     usual = spacing_statistics(offsets).median_mm
     return np.array([header.slice_thickness_mm or usual for header in headers], dtype=np.float64)
-
-
-def _layout(reader: ElementReader) -> _Layout:
-    numbers = {name: reader.short(name) for name in ("Rows", "Columns", "BitsAllocated", "PixelRepresentation")}
-    missing = [name for name, number in numbers.items() if number is None]
-    if missing:
-        raise Permanent("pixel_data", f"{', '.join(missing)} missing or malformed")
-    rows, columns, allocated, representation = (int(number or 0) for number in numbers.values())
-    samples, frames = reader.short("SamplesPerPixel") or 1, reader.integer("NumberOfFrames") or 1
-    if samples != 1 or frames != 1:
-        figures = {"samples_per_pixel": samples, "number_of_frames": frames}
-        raise Permanent("pixel_data", "not a single-frame image of one channel", figures)
-    stored = reader.short("BitsStored") or allocated
-    high = reader.short("HighBit")
-    high = stored - 1 if high is None else high
-    if rows < 1 or columns < 1 or allocated not in (8, 16, 32) or not 0 < stored <= high + 1 <= allocated:
-        figures = {
-            "rows": rows,
-            "columns": columns,
-            "bits_allocated": allocated,
-            "bits_stored": stored,
-            "high_bit": high,
-        }
-        raise Permanent("pixel_data", "the pixel layout is not one that a CT image can have", figures)
-    return _Layout(rows, columns, allocated, stored, high, signed=representation == 1)
 
 
 def _rescale(reader: ElementReader) -> tuple[float, float]:
@@ -249,75 +229,30 @@ def _rescale(reader: ElementReader) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _padding(reader: ElementReader, layout: _Layout) -> tuple[int, int] | None:
-    """Range of stored values that are padding, both ends included; the limit may lie on either side of the value."""
-    value = reader.short("PixelPaddingValue", signed=layout.signed)
+def _ensure_hounsfield(reader: ElementReader) -> None:
+    """Refuse values that no slope and intercept turn into Hounsfield units (PS3.3 C.11.1.1.2)."""
+    if reader.text("RescaleType").upper() in _OTHER_UNITS:
+        raise Permanent("pixel_data", "RescaleType names another quantity than Hounsfield units")
+    if reader.present("ModalityLUTSequence") and not reader.present("RescaleSlope"):
+        raise Permanent("pixel_data", "the values are given by a Modality LUT, not by slope and intercept")
+
+
+def _padded(reader: ElementReader, layout: PixelLayout, stored: StoredFrame) -> npt.NDArray[np.bool_] | None:
+    """Where padding lies: the range has both ends included, and the limit may lie on either side of the value."""
+    value = reader.short("PixelPaddingValue", signed=stored.signed)
     if value is None:
         return None
-    limit = reader.short("PixelPaddingRangeLimit", signed=layout.signed)
-    limit = value if limit is None else limit
-    return min(value, limit), max(value, limit)
+    limit = reader.short("PixelPaddingRangeLimit", signed=stored.signed)
+    ends = [_as_stored(end, layout, stored) for end in (value, value if limit is None else limit)]
+    low, high = min(ends), max(ends)
+    padded = stored.values == low if low == high else (stored.values >= low) & (stored.values <= high)
+    if stored.cells is not None and layout.bits_allocated == 16:
+        # A value that BitsStored cannot hold was written into the whole cell, over the bits that do not count.
+        padded |= (stored.cells.astype(np.int32) & 0xFFFF) == (value & 0xFFFF)
+    return padded
 
 
-def _stored_values(dataset: Dataset, reader: ElementReader, layout: _Layout) -> StoredImage:
-    """Stored values, shape (rows, columns), sign extended."""
-    data = reader.raw("PixelData")
-    if not isinstance(data, bytes | bytearray) or not data:
-        raise Permanent("pixel_data", "the pixel data are missing")
-    meta = getattr(dataset, "file_meta", None)
-    syntax = str(meta.get("TransferSyntaxUID", "")) if meta is not None else ""
-    if not syntax:
-        # A bare data set: pydicom told the encoding from its bytes.
-        syntax = _NATIVE_BIG if dataset.original_encoding[1] is False else "1.2.840.10008.1.2.1"
-    native = syntax in _NATIVE_LITTLE or syntax == _NATIVE_BIG
-    if native and len(data) < layout.expected_bytes:
-        figures = {"expected_bytes": layout.expected_bytes, "actual_bytes": len(data)}
-        raise Permanent("pixel_data", "the pixel data are truncated", figures)
-    if syntax in _NATIVE_LITTLE:
-        count = layout.rows * layout.columns
-        values = np.frombuffer(data, dtype=layout.dtype, count=count).reshape(layout.rows, layout.columns)
-    else:
-        values = _decode(dataset, syntax, layout, len(data))
-    return _significant_bits(values, layout)
-
-
-def _decode(dataset: Dataset, syntax: str, layout: _Layout, actual_bytes: int) -> npt.NDArray[np.generic]:
-    try:
-        with quiet_pydicom():
-            if syntax in TWELVE_BIT_JPEG:
-                values = _decode_jpeg(dataset, layout)
-            else:
-                values, _ = get_decoder(UID(syntax)).as_array(dataset, raw=True)
-    except (*PARSE_ERRORS, RuntimeError) as error:
-        kind = type(error).__name__
-        figures = {"transfer_syntax_uid": syntax, "actual_bytes": actual_bytes, "expected_bytes": layout.expected_bytes}
-        raise Permanent("pixel_data", f"the pixel data could not be decoded ({kind})", figures) from None
-    if values.shape != (layout.rows, layout.columns):
-        figures = {"transfer_syntax_uid": syntax, "shape": list(values.shape)}
-        raise Permanent("pixel_data", "the decoded image does not have the size that the header announces", figures)
-    return values
-
-
-def _decode_jpeg(dataset: Dataset, layout: _Layout) -> npt.NDArray[np.generic]:
-    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    return decode_twelve_bit_jpeg(
-        frame,
-        rows=layout.rows,
-        columns=layout.columns,
-        bits_allocated=layout.bits_allocated,
-        bits_stored=layout.bits_stored,
-        signed=layout.signed,
-    )
-
-
-def _significant_bits(values: npt.NDArray[np.generic], layout: _Layout) -> StoredImage:
-    """Cut away bits outside BitsStored (old overlays live there) and extend the sign (PS3.5 section 8.1.1)."""
-    stored = values.astype(np.int32, copy=False)
-    surplus = layout.high_bit + 1 - layout.bits_stored
-    if layout.bits_stored == layout.bits_allocated:
-        return stored
-    stored = (stored >> surplus) & ((1 << layout.bits_stored) - 1)
-    if layout.signed:
-        sign = 1 << (layout.bits_stored - 1)
-        stored = (stored ^ sign) - sign
-    return stored
+def _as_stored(value: int, layout: PixelLayout, stored: StoredFrame) -> int:
+    """Extend the sign of a padding value that was written as the bare bits of BitsStored."""
+    bits = layout.bits_stored
+    return value - (1 << bits) if stored.signed and 1 << (bits - 1) <= value < 1 << bits else value

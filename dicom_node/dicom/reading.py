@@ -14,7 +14,7 @@ import re
 import struct
 import zlib
 from collections.abc import Sequence
-from datetime import datetime, time
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
+from dicom_node.dicom.charsets import CharacterSets, character_sets
 from dicom_node.dicom.reading_privacy import install_pydicom_privacy, quiet_pydicom, reduce_message
 from dicom_node.errors import Permanent, Transient
 
@@ -55,12 +56,13 @@ PARSE_ERRORS: Final = (
 )
 
 # DS and IS of PS3.5 Table 6.2-1, after padding is removed.
-_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z")
+_DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 _LARGEST: Final = 1e9
-_INTEGER: Final = re.compile(r"[+-]?\d{1,12}\Z")
+_INTEGER: Final = re.compile(r"[+-]?\d{1,12}\Z", re.ASCII)
 _UID: Final = re.compile(r"[0-9][0-9.]{0,63}\Z")
-_DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})\Z")
-_TIME: Final = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(\.\d{1,6})?\Z")
+_DATE: Final = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})\Z", re.ASCII)
+_TIME: Final = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6})\d*)?\Z", re.ASCII)
+_OFFSET: Final = re.compile(r"([+-])(\d{2}):?(\d{2})\Z", re.ASCII)
 
 
 # --- opening -----------------------------------------------------------------------------------------------------
@@ -132,15 +134,6 @@ def _tag(keyword: str) -> int:
     return int(tag)
 
 
-def _decode(value: bytes) -> str:
-    # Texts are matched against words of the rules only; identity is copied byte-true elsewhere. So UTF-8 where it
-    # fits and Latin-1 otherwise is enough, and never fails.
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError:
-        return value.decode("latin-1")
-
-
 def _as_float(text: str) -> float | None:
     if not _DECIMAL.match(text):
         return None
@@ -163,12 +156,13 @@ class ElementReader:
         ``KEYWORD: rule``, in the order in which they were met, never with a value.
     """
 
-    __slots__ = ("_dataset", "_endian", "issues")
+    __slots__ = ("_dataset", "_endian", "_sets", "issues")
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         little = dataset.original_encoding[1]
         self._endian = ">" if little is False else "<"
+        self._sets: CharacterSets | None = None
         self.issues: list[str] = []
 
     def issue(self, keyword: str, rule: str) -> None:
@@ -182,6 +176,22 @@ class ElementReader:
             return None
         return self._dataset.get_item(tag, keep_deferred=True).value
 
+    @property
+    def character_sets(self) -> CharacterSets:
+        """What SpecificCharacterSet declares."""
+        if self._sets is None:
+            self._sets = character_sets(self.raw("SpecificCharacterSet"))
+        return self._sets
+
+    def check_texts(self, keywords: Sequence[str]) -> None:
+        """Note which of some text attributes do not fit the declared character sets (they are copied all the same)."""
+        if self.character_sets.issue is not None:
+            self.issue("SpecificCharacterSet", self.character_sets.issue)
+        for keyword in keywords:
+            value = self.raw(keyword)
+            if isinstance(value, bytes) and self.character_sets.decode(value) is None:
+                self.issue(keyword, "text does not fit the declared character set")
+
     def present(self, keyword: str) -> bool:
         """Say whether the attribute is there with a value."""
         value = self.raw(keyword)
@@ -193,12 +203,13 @@ class ElementReader:
         if value is None:
             return ()
         if isinstance(value, bytes):
-            parts = _decode(value).split("\\")
+            # Decoded first: in GB 18030 and JIS X 0208 a backslash may be one half of a character.
+            parts = self.character_sets.words(value).split("\\")
         elif isinstance(value, str) or not isinstance(value, Sequence):
             parts = str(value).split("\\")
         else:
             parts = [str(item) for item in value]
-        cleaned = tuple(part.strip(" \0\t\r\n") for part in parts)
+        cleaned = tuple(part.replace("\0", " ").strip(" \t\r\n") for part in parts)
         return () if cleaned == ("",) else cleaned
 
     def text(self, keyword: str) -> str:
@@ -270,21 +281,37 @@ class ElementReader:
         if day is None:
             self.issue(date_keyword, "not a date")
             return None
-        return datetime.combine(day.date(), self._time_of_day(time_keyword))
-
-    def _time_of_day(self, keyword: str) -> time:
-        text = self.text(keyword)
-        found = _TIME.match(text)
-        if not text:
-            return time()
         try:
-            if found is None:
-                raise ValueError
-            hour, minute, second = (int(part or 0) for part in found.groups()[:3])
-            return time(hour, minute, second, round(float(found.group(4) or 0) * 1_000_000) % 1_000_000)
-        except ValueError:
+            return day + self._time_of_day(time_keyword)
+        except OverflowError:  # 24:00 of the last day of the calendar
+            return day
+
+    def _time_of_day(self, keyword: str) -> timedelta:
+        """Give a time (TM) as the time since midnight: 24:00 is the end of the day, second 60 a leap second."""
+        text = self.text(keyword)
+        if not text:
+            return timedelta()
+        found = _TIME.match(text)
+        hour, minute, second = (int(part or 0) for part in found.groups()[:3]) if found else (99, 0, 0)
+        past_midnight = hour == 24 and (minute or second)
+        if found is None or hour > 24 or minute > 59 or second > 60 or past_midnight:
             self.issue(keyword, "not a time")
-            return time()
+            return timedelta()
+        fraction = int((found[4] or "0").ljust(6, "0"))
+        return timedelta(hours=hour, minutes=minute, seconds=min(second, 59), microseconds=fraction)
+
+    def zone(self) -> timezone | None:
+        """Give the zone of the dates and times of the data set (TimezoneOffsetFromUTC, PS3.3 C.12.1.1.8), else None."""
+        text = self.text("TimezoneOffsetFromUTC")
+        if not text:
+            return None
+        found = _OFFSET.match(text)
+        if found is not None:
+            offset = timedelta(hours=int(found[2]), minutes=int(found[3])) * (-1 if found[1] == "-" else 1)
+            if int(found[3]) < 60 and timedelta(hours=-12) <= offset <= timedelta(hours=14):
+                return timezone(offset)
+        self.issue("TimezoneOffsetFromUTC", "not an offset from UTC")
+        return None
 
     def sha256(self, keyword: str) -> str:
         """Digest of the bytes of an attribute without trailing padding: compares values without holding them."""

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Final
 
-from pydicom.datadict import tag_for_keyword
+from pydicom.datadict import dictionary_VR, tag_for_keyword
 from pydicom.dataset import Dataset
 
+from dicom_node.dicom.ages import patient_age_years, study_date
+from dicom_node.dicom.charsets import TEXT_VRS
+from dicom_node.dicom.identity import IDENTITY
 from dicom_node.dicom.reading import ElementReader, open_dataset
 from dicom_node.errors import Permanent
 
 __all__ = [
+    "COPIED_TEXTS",
     "CT_IMAGE_STORAGE",
     "ENHANCED_CT_CLASSES",
+    "HEADER_KEYWORDS",
     "SECONDARY_CAPTURE_CLASSES",
     "InstanceKind",
     "SliceHeader",
@@ -38,7 +43,12 @@ SECONDARY_CAPTURE_CLASSES: Final = frozenset(
 )
 
 # What scanners write into ContrastBolusAgent when there was none.
-_NO_CONTRAST: Final = frozenset({"", "NO", "NONE", "N", "NON", "WITHOUT", "NO CONTRAST", "NONE.", "0"})
+_NO_CONTRAST: Final = frozenset(
+    {"", "0", "-", "N/A", "NA", "NO", "NONE", "NONE.", "N", "NON", "WO", "W/O", "WITHOUT"}.union(
+        f"{word}{separator}CONTRAST" for word in ("NO", "NON", "WITHOUT", "W/O") for separator in (" ", "-")
+    )
+    | {"NATIV", "NATIVE", "KEIN", "KEIN KM", "OHNE", "OHNE KM", "SANS"}
+)
 
 #: ManufacturerModelName of the objects that this node writes.
 OWN_MODEL_NAME: Final = "jmmda-node"
@@ -81,6 +91,8 @@ class SliceHeader:
         Size of the image, px.
     number_of_frames : int
         1 when absent.
+    frame_number : int or None
+        Which frame of an Enhanced CT instance this is, counted from 1 (PS3.3 10.3); None for a whole instance.
     image_position_patient : tuple of 3 floats or None
         Centre of the first voxel, mm, LPS (PS3.3 C.7.6.2.1.1).
     image_orientation_patient : tuple of 6 floats or None
@@ -95,8 +107,12 @@ class SliceHeader:
         SyntheticData (0008,001C) is YES, or ImageType or the device says that it is our own result.
     content_datetime : datetime or None
         ContentDate and ContentTime, without time zone.
+    study_date : date or None
+        StudyDate, else ContentDate, without time zone.
+    patient_age_years : float or None
+        PatientAge, else from the birth date to the day of the study.
     issues : tuple of str
-        ``KEYWORD: rule`` for each value that did not parse; no value.
+        ``KEYWORD: rule`` for each value that did not parse or does not fit its character set; no value.
     """
 
     path: Path
@@ -127,11 +143,16 @@ class SliceHeader:
     synthetic: bool = False
     images_in_acquisition: int | None = None
     content_datetime: datetime | None = field(default=None, repr=False)
+    study_date: date | None = field(default=None, repr=False)
+    patient_age_years: float | None = field(default=None, repr=False)
     issues: tuple[str, ...] = ()
+    frame_number: int | None = None
 
     @property
     def kind(self) -> InstanceKind:
         """What the instance is; the class is asked before ImageType, which sites fill carelessly."""
+        if self.frame_number is not None:
+            return InstanceKind.LOCALIZER if "LOCALIZER" in self.image_type else InstanceKind.IMAGE
         if self.sop_class_uid in ENHANCED_CT_CLASSES:
             return InstanceKind.ENHANCED
         if self.sop_class_uid in SECONDARY_CAPTURE_CLASSES:
@@ -150,6 +171,10 @@ _KEYWORDS: Final = (
     "SeriesInstanceUID",
     "FrameOfReferenceUID",
     "PatientID",
+    "PatientBirthDate",
+    "PatientAge",
+    "StudyDate",
+    "StudyTime",
     "Modality",
     "ImageType",
     "SeriesNumber",
@@ -172,10 +197,24 @@ _KEYWORDS: Final = (
     "ImagesInAcquisition",
     "ContentDate",
     "ContentTime",
+    "TimezoneOffsetFromUTC",
     "RescaleSlope",
     "RescaleIntercept",
 )
-_TAGS: Final = tuple(tag for tag in (tag_for_keyword(keyword) for keyword in _KEYWORDS) if tag is not None)
+#: Texts that a result takes over as they are: worth a warning where they do not fit their character set.
+COPIED_TEXTS: Final = (
+    *(keyword for keyword in IDENTITY if dictionary_VR(keyword) in TEXT_VRS),
+    "Manufacturer",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "InstitutionalDepartmentName",
+    "SeriesDescription",
+    "ProtocolName",
+)
+#: All that `header_of` looks at.
+HEADER_KEYWORDS: Final = (*_KEYWORDS, *COPIED_TEXTS)
+_TAGS: Final = tuple(tag for tag in (tag_for_keyword(keyword) for keyword in HEADER_KEYWORDS) if tag is not None)
 
 
 def read_header(path: Path) -> SliceHeader:
@@ -202,7 +241,7 @@ def read_header(path: Path) -> SliceHeader:
     return header_of(open_dataset(path, tags=_TAGS), path)
 
 
-def header_of(dataset: Dataset, path: Path) -> SliceHeader:
+def header_of(dataset: Dataset, path: Path, frame_number: int | None = None) -> SliceHeader:
     """Make the header of a data set that is already in memory.
 
     Parameters
@@ -211,6 +250,8 @@ def header_of(dataset: Dataset, path: Path) -> SliceHeader:
         With or without its file meta information.
     path : Path
         Where it came from.
+    frame_number : int, optional
+        Which frame the data set is, where it is an `enhanced.frame_dataset`.
 
     Raises
     ------
@@ -221,6 +262,8 @@ def header_of(dataset: Dataset, path: Path) -> SliceHeader:
     meta = getattr(dataset, "file_meta", None)
     syntax = ElementReader(meta).uid("TransferSyntaxUID") if meta is not None else None
     image_type = tuple(value.upper() for value in reader.texts("ImageType"))
+    content = reader.moment("ContentDate", "ContentTime")
+    day = study_date(reader, content)
     position = reader.decimals("ImagePositionPatient", 3)
     orientation = reader.decimals("ImageOrientationPatient", 6)
     header = SliceHeader(
@@ -253,9 +296,14 @@ def header_of(dataset: Dataset, path: Path) -> SliceHeader:
         transfer_syntax_uid=syntax or "",
         synthetic=_is_synthetic(reader, image_type),
         images_in_acquisition=reader.integer("ImagesInAcquisition"),
-        content_datetime=reader.moment("ContentDate", "ContentTime"),
+        content_datetime=content,
+        study_date=day,
+        patient_age_years=patient_age_years(reader, day),
+        frame_number=frame_number,
     )
     _check_rescale(reader, header)
+    reader.zone()
+    reader.check_texts(COPIED_TEXTS)
     return replace(header, issues=tuple(reader.issues)) if reader.issues else header
 
 

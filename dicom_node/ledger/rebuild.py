@@ -189,8 +189,11 @@ def _replay_association(session: Session, series: Series, line: Mapping[str, Any
 
 
 def _replay_verdict(session: Session, series: Series, line: Mapping[str, Any]) -> None:
-    series.score = line.get("score")
+    # Version 0.1 wrote the score beside code and reason, and nothing else.
+    series.score = (line.get("figures") or line).get("score")
     series.verdict_code, series.verdict_reason = line.get("code"), line.get("reason")
+    if line.get("figures"):
+        _replay_remark(session, series, line)
 
 
 def _replay_study(session: Session, series: Series, line: Mapping[str, Any]) -> None:

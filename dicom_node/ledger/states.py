@@ -50,23 +50,25 @@ class DeliveryState(Enum):
     CANCELLED = "CANCELLED"
 
 
-#: Late slices bring a series back to RECEIVING from wherever it stands; an administrator's retry leads from an
-#: end back to the step before it. SUPERSEDED is the only state that nothing leaves.
+#: Late slices bring a series back to RECEIVING from wherever it stands, and a better series of its study may take the
+#: place of a chosen one, which is then SKIPPED. A job gives way by becoming SUPERSEDED.
+_GIVES_WAY: Final = frozenset({State.RECEIVING, State.SKIPPED, State.SUPERSEDED})
+
+#: An administrator's retry leads from an end back to the step before it. SUPERSEDED is the only state that nothing
+#: leaves.
 ALLOWED: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
     {
         State.RECEIVING: frozenset({State.COMPLETE, State.SKIPPED}),
         State.COMPLETE: frozenset({State.QUEUED, State.SKIPPED, State.REFUSED, State.RECEIVING, State.DELIVERED}),
-        State.QUEUED: frozenset({State.SYNTHESIZING, State.FAILED, State.REFUSED, State.SUPERSEDED, State.RECEIVING}),
-        State.SYNTHESIZING: frozenset(
-            {State.QUEUED, State.DERIVED, State.REFUSED, State.FAILED, State.SUPERSEDED, State.RECEIVING}
-        ),
-        State.DERIVED: frozenset({State.DELIVERING, State.FAILED, State.SUPERSEDED, State.RECEIVING}),
-        State.DELIVERING: frozenset({State.DELIVERED, State.FAILED, State.SUPERSEDED, State.RECEIVING}),
-        State.DELIVERED: frozenset({State.COMMITTED, State.SUPERSEDED, State.RECEIVING, State.COMPLETE}),
-        State.COMMITTED: frozenset({State.SUPERSEDED, State.RECEIVING, State.COMPLETE}),
+        State.QUEUED: _GIVES_WAY | {State.SYNTHESIZING, State.FAILED, State.REFUSED},
+        State.SYNTHESIZING: _GIVES_WAY | {State.QUEUED, State.DERIVED, State.REFUSED, State.FAILED},
+        State.DERIVED: _GIVES_WAY | {State.DELIVERING, State.FAILED},
+        State.DELIVERING: _GIVES_WAY | {State.DELIVERED, State.FAILED},
+        State.DELIVERED: _GIVES_WAY | {State.COMMITTED, State.COMPLETE},
+        State.COMMITTED: _GIVES_WAY | {State.COMPLETE},
         State.SKIPPED: frozenset({State.RECEIVING, State.COMPLETE}),
         State.REFUSED: frozenset({State.RECEIVING, State.COMPLETE, State.QUEUED, State.SUPERSEDED}),
-        State.FAILED: frozenset({State.RECEIVING, State.COMPLETE, State.QUEUED, State.DELIVERING, State.SUPERSEDED}),
+        State.FAILED: _GIVES_WAY | {State.COMPLETE, State.QUEUED, State.DELIVERING},
         State.SUPERSEDED: frozenset(),
     }
 )

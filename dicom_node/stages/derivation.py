@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Select, select
 
-from dicom_node.assemble.decide import source_paths
+from dicom_node.assemble.decide import source_frames, source_paths
 from dicom_node.errors import RETRY
 from dicom_node.ledger.job_file import OUT_FOLDER
 from dicom_node.ledger.result_file import read_result
@@ -75,10 +75,11 @@ class DeriveStage(Stage):
                 bundle=_bundle_facts(job.bundle),
                 output=settings.output,
                 node_id=settings.node.node_id,
-                created=job.created_at,
+                created=settings.output.clock(job.created_at),
                 notes=(*job.notes, *result.notes),
                 quality_flags=result.quality_flags,
                 superseded_series_uid=job.superseded_series_uid,
+                source_frames=source_frames(job),
             )
         return derive_series(request, out)
 
@@ -109,6 +110,7 @@ def _result_record(series: DerivedSeries) -> dict[str, Any]:
                 "sop_instance_uid": one.sop_instance_uid,
                 "sop_class_uid": one.sop_class_uid,
                 "source_sop_instance_uid": one.source_sop_instance_uid,
+                "source_frame": one.source_frame,
                 "sha256": one.sha256,
             }
             for one in series.instances

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Select, select
 
-from dicom_node.assemble.decide import source_paths
+from dicom_node.assemble.decide import source_frames, source_paths
 from dicom_node.errors import RETRY, NodeError
 from dicom_node.ledger.result_file import RESULT_ARRAYS, RESULT_JSON
 from dicom_node.ledger.spool import fsync_folder
@@ -116,7 +116,7 @@ class SynthesisStage(Stage):
             job = change.job(key)
             if job is None or job.state is not State.QUEUED:
                 return
-            files = source_paths(self._ledger.paths, job)
+            files, frames = source_paths(self._ledger.paths, job), source_frames(job)
             job.attempts += 1
             job.started_at, job.synthesized_at, job.next_try_at = change.at, None, None
             job.lease_until = change.at + timedelta(seconds=SILENCE_LIMIT_S)
@@ -124,7 +124,7 @@ class SynthesisStage(Stage):
             change.move_job(job, State.SYNTHESIZING)
         folder = self._ledger.paths.jobs / key
         _clear_results(folder)
-        done = client.run(key, files, folder, self._on_progress(key))
+        done = client.run(key, files, folder, self._on_progress(key), frames=frames)
         with self._current(key) as current:
             if current is not None:
                 change, job = current

@@ -137,7 +137,15 @@ class WorkerClient:
         logger.info("worker %d is ready on %s", self.ready.pid, self.ready.device)
         return self.ready
 
-    def run(self, job: str, files: Sequence[Path], out: Path, on_progress: OnProgress) -> WorkerDone:
+    def run(
+        self,
+        job: str,
+        files: Sequence[Path],
+        out: Path,
+        on_progress: OnProgress,
+        *,
+        frames: Sequence[int | None] = (),
+    ) -> WorkerDone:
         """Have one job done.
 
         Parameters
@@ -150,6 +158,8 @@ class WorkerClient:
             Existing folder that receives ``result.npz`` and ``result.json``.
         on_progress : callable
             Called at every sign of life.
+        frames : sequence of int or None
+            Which frame of each file (Enhanced CT), None for all of it; empty when there are only whole files.
 
         Returns
         -------
@@ -165,7 +175,7 @@ class WorkerClient:
         Transient
             The worker died, hung or ran over the time limit (it is stopped then), or asks to try again.
         """
-        self._say({"job": job, "files": [str(path) for path in files], "out": str(out)})
+        self._say({"job": job, "files": [str(path) for path in files], "frames": list(frames), "out": str(out)})
         deadline = time.monotonic() + self._time_limit_s
         while True:
             left_s = deadline - time.monotonic()

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dicom_node.dicom.pixels import load_volume
-from dicom_node.dicom.values import SliceHeader, read_header
+from dicom_node.dicom.slices import read_slices
+from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.result_file import SynthesisResult
 from jmmda_model.bundle import BundleError, load_bundle
@@ -86,7 +87,9 @@ def load_ct_volume(headers: Sequence[SliceHeader], progress: Progress = _silent)
     )
 
 
-def synthesize_series(paths: Sequence[Path], runtime: Runtime, progress: Progress = _silent) -> SynthesisResult:
+def synthesize_series(
+    paths: Sequence[Path], runtime: Runtime, progress: Progress = _silent, *, frames: Sequence[int | None] = ()
+) -> SynthesisResult:
     """Run the whole path for one series: read, brain mask, network grid, JMMDA-GAN, back to the CT grid.
 
     Parameters
@@ -97,6 +100,8 @@ def synthesize_series(paths: Sequence[Path], runtime: Runtime, progress: Progres
         A loaded model.
     progress : Progress
         Called at least once per step; steps are `read`, `mask`, `network`, `pixels`.
+    frames : sequence of int or None
+        Which frame of each file (Enhanced CT), None for all of it; empty when there are only whole files.
 
     Returns
     -------
@@ -113,7 +118,7 @@ def synthesize_series(paths: Sequence[Path], runtime: Runtime, progress: Progres
     watch = _Stopwatch()
     contract = runtime.bundle.card.contract
     with watch.step("read"):
-        headers = tuple(read_header(path) for path in paths)
+        headers = read_slices(paths, frames)
         volume = load_ct_volume(headers, progress)
     try:
         with watch.step("mask"):

@@ -134,6 +134,8 @@ def test_show_explains_a_refusal_with_its_numbers(room: Room, config: Path):
     assert [event["after"] for event in story["history"] if event["after"]] == ["COMPLETE", "REFUSED"]
     text = _run("series", "show", GAP, config=config).stdout
     assert "COMPLETE -> REFUSED (gap" in text
+    assert "Series of the study" in text
+    assert [(row["code"], row["chosen"], row["state"]) for row in story["choice"]] == [("chosen", True, "REFUSED")]
 
 
 def test_show_of_something_unknown_is_refused(room: Room, config: Path):
@@ -194,6 +196,23 @@ def test_retry_new_makes_a_second_job_that_replaces_the_first(room: Room, config
     assert (new.state, new.superseded_series_uid) == (State.QUEUED, "1.2.3")
     assert new.key != old.key
     assert new.input_digest == old.input_digest
+
+
+def test_retry_new_takes_a_better_series_that_came_after_the_decision(room: Room, config: Path):
+    late = uid("study", "late")
+    receive(room, head_stack(40, series="late"))
+    room.settle()
+    assert (room.series(late).state, room.series(late).code) == (State.SKIPPED, "better_series_late")
+    with pytest.raises(Refused) as caught:
+        _run("series", "retry", late, config=config)
+    assert caught.value.code == "study_decided"
+    (remedy,) = _json("series", "retry", late, "--new", config=config)
+    assert (remedy["before"], remedy["after"]) == ("SKIPPED", "QUEUED")
+    assert (_state(room, HEAD), _state(room, SCOUT)) == ("SKIPPED", "SKIPPED")
+    assert [job.state for job in room.series(HEAD).jobs] == [State.SUPERSEDED]
+    with pytest.raises(Refused) as caught:
+        _run("series", "retry", HEAD, "--new", config=config)
+    assert caught.value.code == "under_way"
 
 
 def _all_series(change):

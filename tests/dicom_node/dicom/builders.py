@@ -45,7 +45,7 @@ def spacing_along_table(thickness: float, tilt_deg: float) -> float:
 
 
 def make_header(index: int = 0, **changes: object) -> SliceHeader:
-    """Header of slice `index` of an axial stack of 5 mm slices; any field can be changed."""
+    """Header of slice `index` of an axial stack of 5 mm slices, 256 x 256 mm wide; any field can be changed."""
     header = SliceHeader(
         path=Path(f"slice-{index:03d}.dcm"),
         sop_instance_uid=uid("slice", index),
@@ -61,8 +61,8 @@ def make_header(index: int = 0, **changes: object) -> SliceHeader:
         series_description="HEAD 5MM",
         body_part_examined="HEAD",
         convolution_kernel="H31s",
-        rows=16,
-        columns=16,
+        rows=512,
+        columns=512,
         image_position_patient=(-120.0, -130.0, 5.0 * index),
         image_orientation_patient=(1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
         pixel_spacing_mm=(0.5, 0.5),

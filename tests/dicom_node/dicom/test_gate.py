@@ -1,57 +1,28 @@
 """The geometry gate: each row of its table has its outcome, code, numbers and slices; real series have theirs.
 
-Generated stacks are in test_gate_properties. Left out: brain and field of view, which the worker judges on the volume.
+Generated stacks are in test_gate_properties, what the pixels show in test_gate_pixels, the list of codes in
+test_gate_page, views and tilt in test_gate_views. Left out: brain and grid, which the worker judges on the volume.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
+from dicom_node.dicom.gate import GateStatus
 from dicom_node.dicom.pixels import pixel_digest
 from dicom_node.dicom.rules import GeometrySettings
 from dicom_node.dicom.values import SliceHeader, read_header
 from dicom_node.errors import Permanent
 from tests.dicom_node.dicom.builders import axial_orientation, ct_stack, header_stack, make_header
-
-DEFAULTS = GeometrySettings()
-LENIENT = GeometrySettings(min_slices=1, min_coverage_mm=0)
-
-
-def _never(header: SliceHeader) -> str:
-    raise AssertionError("pixels are read only for slices at one position")
-
-
-def _check(
-    headers: list[SliceHeader],
-    thresholds: GeometrySettings = DEFAULTS,
-    digest: Callable[[SliceHeader], str] = _never,
-) -> GateOutcome:
-    outcome = check_stack(headers, thresholds, pixel_digest=digest)
-    json.dumps(outcome.figures)
-    assert (outcome.status is GateStatus.REFUSE) == (outcome.code is not None) == (not outcome.headers)
-    return outcome
-
-
-def _codes(outcome: GateOutcome) -> list[str]:
-    return [note.partition(":")[0] for note in outcome.notes]
-
-
-def _numbers(outcome: GateOutcome) -> list[object]:
-    slices = outcome.figures["slices"]
-    assert isinstance(slices, list)
-    return [where["instance_number"] for where in slices]
-
+from tests.dicom_node.dicom.gate_cases import LENIENT, check, codes, numbers
 
 # --- pass --------------------------------------------------------------------------------------------------------
 
 
 def test_a_plain_stack_passes_without_a_note() -> None:
-    outcome = _check(header_stack())
+    outcome = check(header_stack())
     assert outcome.status is GateStatus.PASS
     assert outcome.notes == ()
     assert [header.instance_number for header in outcome.headers] == list(range(1, 25))
@@ -62,12 +33,12 @@ def test_a_plain_stack_passes_without_a_note() -> None:
 @pytest.mark.parametrize("position", ["HFS", "FFS", "HFP", "FFP", "HFDR", "FFDL", ""])
 @pytest.mark.parametrize("flipped", [False, True])
 def test_patient_position_and_reversed_order_are_no_finding(position: str, flipped: bool) -> None:
-    outcome = _check(header_stack(flipped=flipped, patient_position=position))
+    outcome = check(header_stack(flipped=flipped, patient_position=position))
     assert outcome.status is GateStatus.PASS
 
 
 def test_decubitus_is_axial_all_the_same() -> None:
-    outcome = _check(header_stack(image_orientation_patient=(0.0, 1.0, 0.0, -1.0, 0.0, 0.0)))
+    outcome = check(header_stack(image_orientation_patient=(0.0, 1.0, 0.0, -1.0, 0.0, 0.0)))
     assert outcome.status is GateStatus.PASS
 
 
@@ -87,20 +58,20 @@ def test_decubitus_is_axial_all_the_same() -> None:
 def test_identity_conflict(field: str, value: object, keyword: str) -> None:
     headers = header_stack()
     headers[7] = make_header(7, **{field: value})
-    outcome = _check(headers)
+    outcome = check(headers)
     assert outcome.code == "identity_conflict"
     assert outcome.figures["conflicting_attribute"] == keyword
-    assert _numbers(outcome) == [8]
+    assert numbers(outcome) == [8]
     assert "0000" not in outcome.reason
 
 
 def test_a_foreign_screen_is_an_identity_conflict_too() -> None:
     foreign = make_header(30, sop_class_uid="1.2.840.10008.5.1.4.1.1.7", patient_key="0" * 64)
-    assert _check([*header_stack(), foreign]).code == "identity_conflict"
+    assert check([*header_stack(), foreign]).code == "identity_conflict"
 
 
 def test_a_stack_without_frame_of_reference_passes_with_a_note() -> None:
-    assert _codes(_check(header_stack(frame_of_reference_uid=None))) == ["no_frame_of_reference"]
+    assert codes(check(header_stack(frame_of_reference_uid=None))) == ["no_frame_of_reference"]
 
 
 # --- what is no slice --------------------------------------------------------------------------------------------
@@ -116,16 +87,16 @@ def test_a_localizer_and_a_screen_inside_are_dropped_with_a_note() -> None:
         rows=512,
     )
     screen = make_header(41, sop_class_uid="1.2.840.10008.5.1.4.1.1.7", image_position_patient=None)
-    outcome = _check([localizer, *header_stack(), screen])
+    outcome = check([localizer, *header_stack(), screen])
     assert outcome.status is GateStatus.REPAIR
     assert len(outcome.headers) == 24
     assert outcome.figures["dropped_non_images"] == 2
-    assert _codes(outcome) == ["not_a_slice", "not_a_slice"]
+    assert codes(outcome) == ["not_a_slice", "not_a_slice"]
 
 
 @pytest.mark.parametrize("headers", [[], [make_header(image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))]])
 def test_nothing_left_is_refused(headers: list[SliceHeader]) -> None:
-    assert _check(headers).code == "coverage"
+    assert check(headers).code == "coverage"
 
 
 # --- geometry that cannot be used --------------------------------------------------------------------------------
@@ -135,21 +106,21 @@ def test_nothing_left_is_refused(headers: list[SliceHeader]) -> None:
 def test_no_position(field: str) -> None:
     headers = header_stack()
     headers[3] = make_header(3, **{field: None})
-    outcome = _check(headers)
+    outcome = check(headers)
     assert outcome.code == "no_position"
-    assert _numbers(outcome) == [4]
+    assert numbers(outcome) == [4]
 
 
 @pytest.mark.parametrize("field", ["pixel_spacing_mm", "rows", "columns"])
 def test_no_spacing(field: str) -> None:
-    assert _check(header_stack(**{field: None})).code == "no_spacing"
+    assert check(header_stack(**{field: None})).code == "no_spacing"
 
 
 @pytest.mark.parametrize(
     "cosines", [(1.0, 0, 0, 0.6, 0.8, 0), (0.0, 0, 0, 0, 1, 0), (1.0, 0, 0, 1, 0, 0), (2.0, 0, 0, 0, 2, 0)]
 )
 def test_cosines_that_are_no_axes(cosines: tuple[float, ...]) -> None:
-    assert _check(header_stack(image_orientation_patient=cosines)).code == "orientation"
+    assert check(header_stack(image_orientation_patient=cosines)).code == "orientation"
 
 
 @pytest.mark.parametrize(
@@ -163,11 +134,11 @@ def test_orientation_spread(extra_deg: float, code: str | None) -> None:
         image_position_patient=odd.image_position_patient,
         image_orientation_patient=axial_orientation(extra_deg),
     )
-    outcome = _check(headers)
+    outcome = check(headers)
     assert outcome.code == code
     assert outcome.figures["orientation_spread_deg"] == pytest.approx(extra_deg, abs=1e-3)
     if code:
-        assert _numbers(outcome) == [12]
+        assert numbers(outcome) == [12]
 
 
 @pytest.mark.parametrize(
@@ -182,29 +153,10 @@ def test_orientation_spread(extra_deg: float, code: str | None) -> None:
 def test_in_plane_mismatch(changes: dict[str, object], code: str | None) -> None:
     headers = header_stack()
     headers[0] = make_header(0, **changes)
-    outcome = _check(headers)
+    outcome = check(headers)
     assert outcome.code == code
     if code:
-        assert _numbers(outcome) == [1]
-
-
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(
-    ("tilt", "code", "notes"),
-    [(0.3, None, []), (18.5, None, ["tilt"]), (29.9, None, ["tilt"]), (30.2, "orientation", [])],
-)
-def test_tilt(sign: int, tilt: float, code: str | None, notes: list[str]) -> None:
-    outcome = _check(header_stack(30, tilt_deg=sign * tilt))
-    assert outcome.code == code
-    assert _codes(outcome) == notes
-    assert outcome.figures["tilt_deg"] == pytest.approx(tilt, abs=0.01)
-
-
-@pytest.mark.parametrize("cosines", [(1.0, 0, 0, 0, 0, -1), (0.0, 1, 0, 0, 0, -1)], ids=["coronal", "sagittal"])
-def test_coronal_and_sagittal(cosines: tuple[float, ...]) -> None:
-    outcome = _check(header_stack(image_orientation_patient=cosines))
-    assert outcome.code == "orientation"
-    assert outcome.figures["tilt_deg"] == 90.0
+        assert numbers(outcome) == [1]
 
 
 # --- duplicates --------------------------------------------------------------------------------------------------
@@ -212,26 +164,49 @@ def test_coronal_and_sagittal(cosines: tuple[float, ...]) -> None:
 
 def test_the_same_pixels_twice_are_dropped_with_a_note() -> None:
     copy = make_header(40, image_position_patient=(-120.0, -130.0, 50.0))
-    outcome = _check([copy, *header_stack()], digest=lambda header: "same")
+    outcome = check([copy, *header_stack()], digest=lambda header: "same")
     assert outcome.status is GateStatus.REPAIR
-    assert _codes(outcome) == ["duplicates"]
+    assert codes(outcome) == ["duplicates"]
     assert [header.instance_number for header in outcome.headers] == list(range(1, 25))
     assert outcome.figures["dropped_duplicates"] == [{"instance_number": 41, "position_mm": 50.0}]
 
 
 def test_other_pixels_at_one_position_are_refused() -> None:
     copy = make_header(40, image_position_patient=(-120.0, -130.0, 50.005))
-    outcome = _check([copy, *header_stack()], digest=lambda header: header.sop_instance_uid)
+    outcome = check([copy, *header_stack()], digest=lambda header: header.sop_instance_uid)
     assert outcome.code == "duplicate_position"
-    assert _numbers(outcome) == [11, 41]
+    assert numbers(outcome) == [11, 41]
+
+
+def test_two_slices_side_by_side_in_one_plane_are_no_copies() -> None:
+    # One picture in two places is as wrong as two pictures in one; the pixels need not be read to know.
+    beside = make_header(40, image_position_patient=(-118.0, -130.0, 50.0))
+    outcome = check([*header_stack(), beside])
+    assert outcome.code == "duplicate_position"
+    assert numbers(outcome) == [11, 41]
+
+
+def test_one_uid_at_two_positions_is_an_identity_conflict() -> None:
+    headers = header_stack()
+    headers[4] = make_header(4, sop_instance_uid=headers[9].sop_instance_uid)
+    outcome = check(headers)
+    assert outcome.code == "identity_conflict"
+    assert outcome.figures["conflicting_attribute"] == "SOPInstanceUID"
+    assert numbers(outcome) == [5, 10]
+
+
+def test_the_same_file_twice_is_a_copy() -> None:
+    outcome = check([*header_stack(), *header_stack(3)], digest=lambda header: "same")
+    assert outcome.status is GateStatus.REPAIR
+    assert outcome.figures["slice_count"] == 24
 
 
 def test_duplicates_are_told_by_decoded_pixels(tmp_path: Path) -> None:
     headers = [read_header(path) for path in ct_stack(tmp_path)]
     again = [read_header(path) for path in ct_stack(tmp_path / "again", n=3)]
-    assert _check([*headers, *again], digest=pixel_digest).figures["slice_count"] == 24
+    assert check([*headers, *again], digest=pixel_digest).figures["slice_count"] == 24
     other = read_header(ct_stack(tmp_path / "other", n=1, intercept=-1000.0)[0])
-    assert _check([*headers, other], digest=pixel_digest).code == "duplicate_position"
+    assert check([*headers, other], digest=pixel_digest).code == "duplicate_position"
 
 
 def test_unreadable_pixels_are_the_callers_affair() -> None:
@@ -239,7 +214,7 @@ def test_unreadable_pixels_are_the_callers_affair() -> None:
         raise Permanent("pixel_data", "truncated")
 
     with pytest.raises(Permanent, match="pixel_data"):
-        _check([*header_stack(), make_header(0)], digest=fail)
+        check([*header_stack(), make_header(0)], digest=fail)
 
 
 # --- gap, thickness, coverage ------------------------------------------------------------------------------------
@@ -249,18 +224,18 @@ def test_unreadable_pixels_are_the_callers_affair() -> None:
 def test_one_missing_slice_is_a_gap(thickness: float) -> None:
     headers = header_stack(40, thickness=thickness, tilt_deg=12.0)
     del headers[9]
-    outcome = _check(headers)
+    outcome = check(headers)
     assert outcome.code == "gap"
-    assert _numbers(outcome) == [9, 11]
+    assert numbers(outcome) == [9, 11]
     gaps = outcome.figures["gaps"]
     assert isinstance(gaps, list)
     assert gaps[0]["gap_mm"] == pytest.approx(2 * thickness, abs=2e-3)
 
 
 def test_a_gap_below_the_limit_passes_with_a_note() -> None:
-    outcome = _check(header_stack(spacing=9.5))
+    outcome = check(header_stack(spacing=9.5))
     assert outcome.status is GateStatus.NOTE
-    assert _codes(outcome) == ["spaced"]
+    assert codes(outcome) == ["spaced"]
 
 
 def test_the_thicker_neighbour_decides() -> None:
@@ -269,27 +244,27 @@ def test_the_thicker_neighbour_decides() -> None:
     thick = [
         make_header(10 + k, slice_thickness_mm=8.0, image_position_patient=(0, 0, 28.0 + 8.0 * k)) for k in range(12)
     ]
-    assert "mixed_thickness" in _codes(_check([*thin, *thick]))
-    thicker = [make_header(h.instance_number or 0, image_position_patient=(0, 0, 2000.0)) for h in thick[:1]]
-    assert _check([*thin, *thick, *thicker]).code == "gap"
+    assert "mixed_thickness" in codes(check([*thin, *thick]))
+    far = make_header(99, image_position_patient=(0, 0, 2000.0))
+    assert check([*thin, *thick, far]).code == "gap"
 
 
 def test_overlap_passes_with_a_note() -> None:
-    assert _codes(_check(header_stack(48, spacing=2.5))) == ["overlap"]
+    assert codes(check(header_stack(48, spacing=2.5))) == ["overlap"]
 
 
 def test_an_unknown_thickness_is_taken_from_the_spacing() -> None:
-    outcome = _check(header_stack(slice_thickness_mm=None))
-    assert _codes(outcome) == ["thickness_unknown"]
+    outcome = check(header_stack(slice_thickness_mm=None))
+    assert codes(outcome) == ["thickness_unknown"]
     headers = header_stack(30, slice_thickness_mm=None)
     del headers[4]
-    assert _check(headers).code == "gap"
+    assert check(headers).code == "gap"
 
 
 def test_a_slice_beside_the_stack_is_noted() -> None:
     headers = header_stack()
     headers[5] = make_header(5, image_position_patient=(-100.0, -130.0, 25.0))
-    assert _codes(_check(headers)) == ["lateral_shift"]
+    assert codes(check(headers)) == ["lateral_shift"]
 
 
 @pytest.mark.parametrize(
@@ -297,20 +272,20 @@ def test_a_slice_beside_the_stack_is_noted() -> None:
     [(7, 20.0, "coverage"), (8, 20.0, None), (19, 5.0, "coverage"), (20, 5.0, None), (1, 5.0, "coverage")],
 )
 def test_coverage(n: int, thickness: float, code: str | None) -> None:
-    outcome = _check(header_stack(n, thickness=thickness))
+    outcome = check(header_stack(n, thickness=thickness))
     assert outcome.code == code
     assert outcome.figures["coverage_mm"] == pytest.approx(n * thickness if n > 1 else thickness)
 
 
 def test_the_thresholds_are_settings() -> None:
     headers = header_stack(4, tilt_deg=40.0)
-    assert _check(headers, GeometrySettings(min_slices=4, min_coverage_mm=20, max_tilt_deg=45)).code is None
+    assert check(headers, GeometrySettings(min_slices=4, min_coverage_mm=20, max_tilt_deg=45)).code is None
 
 
 def test_many_slices_are_counted_not_listed() -> None:
-    outcome = _check(header_stack(2000, thickness=1.0, image_orientation_patient=(1.0, 0, 0, 0, 0, -1)))
+    outcome = check(header_stack(2000, thickness=1.0, image_orientation_patient=(1.0, 0, 0, 0, 0, -1)))
     assert outcome.figures["slices_concerned"] == 2000
-    assert len(_numbers(outcome)) == 20
+    assert len(numbers(outcome)) == 20
 
 
 # --- real series -------------------------------------------------------------------------------------------------
@@ -322,16 +297,16 @@ def _series(folder: Path, number: int | None = None) -> list[SliceHeader]:
 
 
 def test_the_tilted_head_passes_with_its_three_notes(shared_data: Path) -> None:
-    outcome = _check(_series(shared_data / "ge_head_ct"), digest=pixel_digest)
+    outcome = check(_series(shared_data / "ge_head_ct"), digest=pixel_digest)
     assert outcome.status is GateStatus.NOTE
-    assert _codes(outcome) == ["tilt", "mixed_thickness", "overlap"]
+    assert codes(outcome) == ["tilt", "mixed_thickness", "overlap"]
     assert [header.instance_number for header in outcome.headers] == list(range(1, 29))
     assert outcome.figures["tilt_deg"] == 18.5
     assert outcome.figures["spacing_min_mm"] == pytest.approx(1.08, abs=0.01)
 
 
 def test_the_philips_head_passes(shared_data: Path) -> None:
-    outcome = _check(_series(shared_data / "philips_study", 201))
+    outcome = check(_series(shared_data / "philips_study", 201))
     assert outcome.status is GateStatus.PASS
     assert outcome.figures["coverage_mm"] == 140.0
 
@@ -346,7 +321,7 @@ def test_the_philips_head_passes(shared_data: Path) -> None:
 )
 def test_geometry_cases(shared_data: Path, case: str, code: str, lenient_code: str | None, notes: list[str]) -> None:
     headers = _series(shared_data / "geometry_cases" / case / "001")
-    outcome = _check(headers, digest=pixel_digest)
+    outcome = check(headers, digest=pixel_digest)
     assert outcome.code == code
-    assert _codes(outcome) == notes
-    assert _check(headers, LENIENT, digest=pixel_digest).code == lenient_code
+    assert codes(outcome) == notes
+    assert check(headers, LENIENT, digest=pixel_digest).code == lenient_code

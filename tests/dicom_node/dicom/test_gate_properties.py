@@ -1,21 +1,25 @@
-"""Properties of the gate on generated stacks: shuffled, reversed, moved, sheared, with slices dropped and doubled.
+"""Properties of the gate on generated stacks: shuffled, reversed, moved, sheared, turned, dropped, doubled, spoilt.
 
-Each stack is contiguous and large enough by construction, so each change has one outcome that follows from the rules.
-Left out: single rules and their limits (test_gate).
+Each stack is contiguous and large enough by construction, so each change has one outcome that follows from the rules;
+stacks that are spoilt at random must have some documented outcome. Left out: single rules and their limits (test_gate).
 """
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dicom_node.dicom.gate import GateOutcome, GateStatus, check_stack
+from dicom_node.dicom.gate_codes import CODES, FIGURES
 from dicom_node.dicom.rules import GeometrySettings
 from dicom_node.dicom.values import SliceHeader
-from tests.dicom_node.dicom.builders import header_stack
+from tests.dicom_node.dicom.builders import header_stack, make_header
 
 stacks = st.builds(
     header_stack,
@@ -120,3 +124,125 @@ def test_any_larger_tilt_is_refused(tilt: float, sign: float, flipped: bool) -> 
     outcome = _check(header_stack(30, tilt_deg=sign * tilt, flipped=flipped))
     assert outcome.code == "orientation"
     assert outcome.figures["tilt_deg"] == pytest.approx(tilt, abs=0.01)
+
+
+def _turned_stack(turn_deg: float, tilt_deg: float, *, mirrored: bool) -> list[SliceHeader]:
+    """A contiguous stack whose rows are turned about the body's axis and whose slices are tilted about their rows."""
+    turn, tilt = math.radians(turn_deg), math.radians(tilt_deg)
+    row = np.array([math.cos(turn), math.sin(turn), 0.0])
+    column = np.array([-math.sin(turn) * math.cos(tilt), math.cos(turn) * math.cos(tilt), math.sin(tilt)])
+    normal = np.cross(row, column)
+    cosines = (*(-row if mirrored else row), *column)
+    return [
+        make_header(
+            k,
+            image_orientation_patient=tuple(float(value) for value in cosines),
+            image_position_patient=tuple(float(value) for value in 5.0 * k * normal),
+        )
+        for k in range(25)
+    ]
+
+
+@given(
+    quarter=st.sampled_from([0, 90, 180, 270]),
+    turn=st.floats(-44.9, 44.9).filter(lambda turn: abs(abs(turn) - 30.0) > 0.01),
+    tilt=st.floats(-60.0, 60.0).filter(lambda tilt: abs(abs(tilt) - 30.0) > 0.01),
+    mirrored=st.booleans(),
+)
+def test_turn_and_tilt_alone_decide_about_an_oblique_stack(
+    quarter: int, turn: float, tilt: float, mirrored: bool
+) -> None:
+    outcome = _check(_turned_stack(quarter + turn, tilt, mirrored=mirrored))
+    assert outcome.code == ("orientation" if abs(tilt) > 30.0 or abs(turn) > 30.0 else None)
+    assert outcome.figures["tilt_deg"] == pytest.approx(abs(tilt), abs=0.01)
+    if abs(tilt) <= 30.0:
+        assert outcome.figures["turn_deg"] == pytest.approx(abs(turn), abs=0.01)
+    if outcome.code is None:
+        noted = {note.partition(":")[0] for note in outcome.notes}
+        assert noted - {"tilt", "oblique"} == set()
+
+
+@given(stack=stacks, shear=st.floats(0.03, 0.9), towards=st.floats(0.0, 2 * math.pi))
+def test_a_sheared_stack_passes_and_its_lean_is_told(stack: list[SliceHeader], shear: float, towards: float) -> None:
+    # Origins along the normal, then moved sideways: the lean is the shear alone, whatever the tilt.
+    cosines = np.array(stack[0].image_orientation_patient).reshape(2, 3)
+    normal = np.cross(*cosines)
+    sideways = math.cos(towards) * cosines[0] + math.sin(towards) * cosines[1]
+    thickness = stack[0].slice_thickness_mm or 0.0
+    leaning = [
+        replace(header, image_position_patient=tuple((thickness * k * (normal + shear * sideways)).tolist()))
+        for k, header in enumerate(stack)
+    ]
+    outcome = _check(leaning)
+    assert outcome.code is None
+    lean, tilt = math.degrees(math.atan(shear)), outcome.figures["tilt_deg"]
+    assert isinstance(tilt, float)
+    if abs(lean - tilt) > 1.02:
+        assert outcome.figures["shear_deg"] == pytest.approx(lean, abs=0.01)
+        assert outcome.headers == tuple(leaning)
+    elif abs(lean - tilt) < 0.98:
+        assert "shear_deg" not in outcome.figures
+
+
+@given(stack=stacks, places=st.lists(st.integers(0, 25), min_size=1, max_size=6), coronal=st.booleans())
+def test_a_localizer_anywhere_inside_changes_nothing_but_a_note(
+    stack: list[SliceHeader], places: list[int], coronal: bool
+) -> None:
+    cosines = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0) if coronal else (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)
+    mixed = list(stack)
+    for k, place in enumerate(places):
+        scout = make_header(100 + k, image_orientation_patient=cosines, rows=900, pixel_spacing_mm=(0.6, 0.6))
+        mixed.insert(place, scout)
+    outcome, alone = _check(mixed), _check(stack)
+    if len(places) > 3:
+        assert outcome.code == "orientation_spread"
+        assert outcome.figures["slices_concerned"] == len(places)
+    else:
+        assert outcome.status is GateStatus.REPAIR
+        assert outcome.headers == alone.headers
+        assert outcome.notes[1:] == alone.notes
+
+
+cosines = st.one_of(
+    st.none(),
+    st.sampled_from([(1.0, 0, 0, 0, 1, 0), (-1.0, 0, 0, 0, 1, 0), (0.0, 1, 0, 0, 0, -1), (0.0, 0, 0, 0, 0, 0)]),
+    st.tuples(*[st.floats(-1e9, 1e9)] * 6),
+)
+spoilt = st.fixed_dictionaries(
+    {},
+    optional={
+        "image_position_patient": st.one_of(st.none(), st.tuples(*[st.floats(-1e9, 1e9)] * 3)),
+        "image_orientation_patient": cosines,
+        "pixel_spacing_mm": st.one_of(st.none(), st.tuples(*[st.floats(1e-9, 1e9)] * 2)),
+        "slice_thickness_mm": st.one_of(st.none(), st.floats(1e-9, 1e9)),
+        "rows": st.one_of(st.none(), st.integers(0, 65535)),
+        "instance_number": st.one_of(st.none(), st.integers(-(10**12), 10**12)),
+        "number_of_frames": st.integers(-1, 3),
+        "image_type": st.sampled_from([(), ("ORIGINAL", "PRIMARY", "LOCALIZER"), ("DERIVED",)]),
+        "frame_of_reference_uid": st.sampled_from([None, "1.2.3"]),
+        "sop_instance_uid": st.just("1.2.3"),
+    },
+)
+
+
+@given(data=st.data(), every=st.booleans(), same_pixels=st.booleans())
+def test_whatever_is_spoilt_there_is_a_documented_outcome(data: st.DataObject, every: bool, same_pixels: bool) -> None:
+    changes = data.draw(spoilt)
+    stack = [
+        replace(header, **changes) if every else header
+        for header in header_stack(data.draw(st.sampled_from([0, 1, 7, 24, 30])))
+    ]
+    for index in data.draw(st.sets(st.integers(0, 29), max_size=4)):
+        if index < len(stack):
+            stack[index] = replace(stack[index], **data.draw(spoilt))
+    lenient = GeometrySettings(min_slices=1, min_coverage_mm=0, max_tilt_deg=45, max_turn_deg=45)
+    for thresholds in (GeometrySettings(), lenient):
+        outcome = check_stack(
+            stack, thresholds, pixel_digest=lambda header: "same" if same_pixels else header.sop_instance_uid
+        )
+        json.dumps(outcome.figures, allow_nan=False)
+        assert set(outcome.figures) <= set(FIGURES)
+        assert {note.partition(":")[0] for note in outcome.notes} <= set(CODES)
+        assert (outcome.code is None) == bool(outcome.headers)
+        if outcome.code is not None:
+            assert CODES[outcome.code].status is GateStatus.REFUSE

@@ -92,6 +92,32 @@ def test_lateral_deviation_ignores_shear_and_finds_a_shifted_slice() -> None:
     assert geometry.lateral_deviation_mm(positions, normal) > 5.0
 
 
+@pytest.mark.parametrize("shifted", [None, 4])
+def test_shear_is_the_lean_of_the_stack_and_not_of_one_slice(shifted: int | None) -> None:
+    for tilt in (0.0, 20.0, -20.0):
+        stack = header_stack(10, tilt_deg=tilt)
+        positions = np.array([header.image_position_patient for header in stack])
+        if shifted is not None:
+            positions[shifted, 0] += 30.0
+        assert geometry.shear_deg(positions, geometry.stack_normal(stack)) == pytest.approx(abs(tilt), abs=1e-6)
+    assert geometry.shear_deg(positions[:1], geometry.stack_normal(stack)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("row_deg", "turn"), [(0, 0), (10, 10), (-10, 10), (45, 45), (50, 40), (90, 0), (100, 10), (180, 0), (269, 1)]
+)
+def test_turn_is_the_angle_to_the_nearest_axis(row_deg: float, turn: float) -> None:
+    angle = math.radians(row_deg)
+    cosines = (math.cos(angle), math.sin(angle), 0.0, -math.sin(angle), math.cos(angle), 0.0)
+    assert geometry.turn_deg(cosines) == pytest.approx(turn, abs=1e-9)
+
+
+@pytest.mark.parametrize("tilt", [-30.0, 0.0, 30.0])
+@pytest.mark.parametrize("flipped", [False, True])
+def test_gantry_tilt_is_no_turn(tilt: float, flipped: bool) -> None:
+    assert geometry.turn_deg(axial_orientation(tilt, flipped=flipped)) == pytest.approx(0.0, abs=1e-9)
+
+
 @pytest.mark.parametrize(
     ("cosines", "defect"),
     [((1, 0, 0, 0, 1, 0), 0.0), ((1, 0, 0, 0, 0.5, 0), 0.5), ((1, 0, 0, 0.6, 0.8, 0), 0.6), ((0, 0, 0, 0, 1, 0), 1.0)],

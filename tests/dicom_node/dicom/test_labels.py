@@ -124,6 +124,7 @@ def test_every_output_setting_changes_the_fingerprint():
         "series_number_offset": 1,
         "watermark": False,
         "watermark_text": "SYNTHETIC, NOT MR",
+        "time_zone": "Europe/Berlin",
     }
     assert set(changes) == set(OutputSettings.model_fields) - {"object"}
     prints = {OutputSettings.model_validate({key: value}).fingerprint() for key, value in changes.items()}

@@ -113,7 +113,7 @@ def test_our_own_texts_hold_no_value(tmp_path: Path, caplog: pytest.LogCaptureFi
 
 
 def _without_headers(outcome: object) -> tuple[object, ...]:
-    return tuple(getattr(outcome, name) for name in ("code", "reason", "notes", "figures"))
+    return tuple(getattr(outcome, name) for name in ("code", "reason", "notes", "repairs", "figures"))
 
 
 def test_the_poison_is_there_and_pydicom_alone_would_tell_it(tmp_path: Path) -> None:

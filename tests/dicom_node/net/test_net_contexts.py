@@ -14,6 +14,7 @@ from pynetdicom.sop_class import (
     CTImageStorage,
     EncapsulatedPDFStorage,
     EnhancedCTImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
     MRImageStorage,
     PatientRootQueryRetrieveInformationModelFind,
     SegmentationStorage,
@@ -50,6 +51,11 @@ def negotiate(proposed: list[PresentationContext], **options: bool) -> list[tupl
 def test_the_first_syntax_of_the_requestor_wins(first: str) -> None:
     others = [syntax for syntax in DECODABLE_SYNTAXES if syntax != first]
     assert negotiate(propose((CTImageStorage, [first, *others]))) == [(0, first)]
+
+
+@pytest.mark.parametrize("sop_class", [EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage])
+def test_enhanced_ct_is_accepted_in_every_syntax_of_classic_ct(sop_class: str) -> None:
+    assert accepted_syntaxes(sop_class) == accepted_syntaxes(CTImageStorage) == DECODABLE_SYNTAXES
 
 
 def test_each_context_is_judged_by_its_own_order() -> None:

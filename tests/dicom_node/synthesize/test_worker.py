@@ -22,6 +22,8 @@ from dicom_node.dicom.pixels import pixel_digest
 from dicom_node.dicom.rules import GeometrySettings
 from dicom_node.dicom.values import read_header
 from dicom_node.ledger.result_file import read_result
+from tests.dicom_node.dicom.builders import write
+from tests.dicom_node.dicom.enhanced_cases import enhanced_ct
 
 
 class Worker:
@@ -85,6 +87,17 @@ def test_a_job_leaves_a_result_on_the_grid_of_its_ct(worker: Worker, phantom_ct:
     assert result.pixels.max() <= 4095
     assert not result.pixels[~result.mask].any(), "the output is brain-only"
     assert np.count_nonzero(result.pixels) > 0.5 * np.count_nonzero(result.mask)
+
+
+def test_frames_of_one_object_give_the_pixels_of_the_slices(worker: Worker, phantom_ct: Path, tmp_path: Path) -> None:
+    files = _in_order(phantom_ct)
+    assert worker.do(job="slices", files=files, out=str(tmp_path))[-1]["event"] == "done"
+    expected = read_result(tmp_path).pixels
+    frames = tuple(range(len(files), 0, -1))
+    path = write(enhanced_ct([pydicom.dcmread(file) for file in reversed(files)]), tmp_path / "enhanced.dcm")
+    events = worker.do(job="frames", files=[str(path)] * len(files), frames=frames, out=str(tmp_path))
+    assert events[-1]["event"] == "done"
+    np.testing.assert_array_equal(read_result(tmp_path).pixels, expected)
 
 
 def test_what_has_no_brain_is_refused_with_figures(worker: Worker, phantom_ct: Path, tmp_path: Path) -> None:

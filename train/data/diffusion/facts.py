@@ -26,7 +26,7 @@ B0_LIMIT: Final = 50.0
 _OTHER_REASONS: Final = {
     InstanceKind.LOCALIZER: "localizer",
     InstanceKind.SCREEN: "captured screens (dose report, patient information), no image",
-    InstanceKind.ENHANCED: "Enhanced CT or multi-frame, which the node does not process",
+    InstanceKind.ENHANCED: "Enhanced CT or multi-frame, whose frames are not read here",
 }
 
 
