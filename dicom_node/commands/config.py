@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -12,13 +13,27 @@ import typer
 
 from dicom_node.errors import Refused
 from dicom_node.settings import NodeSettings, Peer, Role, Settings, SettingsError, load_settings, parse_settings
-from dicom_node.settings.template import plain, render, template_text
+from dicom_node.settings.template import example_text, plain, render, template_text
 
 #: Where a command looks for the settings file when it is not told, in this order.
 CONFIG_VARIABLE: Final = "JMMDA_NODE_CONFIG"
 CONFIG_PLACES: Final = (Path("node.toml"), Path("config/node.toml"), Path("/etc/jmmda-node/node.toml"))
 
 _EXIT_USAGE = 2
+
+
+class _Object(StrEnum):
+    """Kind of image object, ``output.object``."""
+
+    MR = "mr"
+    SC = "sc"
+
+
+#: One line of explanation for each.
+_KINDS: Final = {
+    _Object.MR: "mr = MR Image Storage: every viewer puts it on the CT; rules that react to MR series see it",
+    _Object.SC: "sc = Secondary Capture, modality OT: no rule takes it for an MR; older viewers may not link it",
+}
 
 app = typer.Typer(no_args_is_help=True, help="Check, show and create the settings file (node.toml).")
 
@@ -102,16 +117,24 @@ def schema() -> None:
 
 
 @app.command(
-    epilog="Example: jmmda-node config init /etc/jmmda-node/node.toml. Exit codes: 0 written, 3 the file exists.",
+    epilog="Example: jmmda-node config init /etc/jmmda-node/node.toml --object sc. Exit codes: 0 written, 3 the file"
+    " exists.",
 )
 def init(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write; never overwritten.")] = Path("node.toml"),
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; write the annotated example.")] = False,
+    kind: Annotated[
+        _Object | None,
+        typer.Option("--object", help="Kind of object of the results: " + "; ".join(_KINDS.values()) + "."),
+    ] = None,
 ) -> None:
     """Write an annotated settings file, with your answers to a few questions or (--yes) with examples."""
     if file.exists():
         raise Refused("file_exists", f"{file} exists and is not overwritten; remove it first")
-    text = template_text() if yes else render(_ask(file))
+    if yes:
+        text = template_text() if kind is None else example_text(output={"object": kind.value})
+    else:
+        text = render(_ask(file, kind))
     file.parent.mkdir(parents=True, exist_ok=True)
     try:
         with file.open("x", encoding="utf-8") as target:
@@ -121,8 +144,8 @@ def init(
     typer.echo(f"{file} written. Next: edit it, then: jmmda-node config check {file}")
 
 
-def _ask(file: Path) -> Settings:
-    """Ask for what no default can know: who we are, where the PACS is."""
+def _ask(file: Path, kind: _Object | None) -> Settings:
+    """Ask for what no default can know: who we are, where the PACS is, and what a result may be there."""
     defaults = NodeSettings()
     node = {
         "ae_title": typer.prompt("AE title of this node", default=defaults.ae_title),
@@ -136,13 +159,22 @@ def _ask(file: Path) -> Settings:
         "port": typer.prompt("Port of the PACS", default=104, type=int),
         "roles": [Role.SOURCE.value, Role.DESTINATION.value],
     }
-    text = _as_toml({"node": node, "peers": [peer]})
+    text = _as_toml({"node": node, "output": {"object": kind.value if kind else _ask_kind()}, "peers": [peer]})
     return parse_settings(text, file="answers", base=file.absolute().parent)
+
+
+def _ask_kind() -> str:
+    """Ask for the kind of object: no default is right everywhere, so both are explained before the question."""
+    typer.echo("\n".join(["Kind of object of the synthetic series (see docs/output.md):", *_KINDS.values()]))
+    return str(typer.prompt("mr or sc", default=_Object.MR.value))
 
 
 def _as_toml(raw: dict[str, Any]) -> str:
     """Write the answers as TOML, so that they are judged by the same rules as a file."""
-    lines = ["[node]", *(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in raw["node"].items())]
+    lines: list[str] = []
+    for section in ("node", "output"):
+        lines.append(f"[{section}]")
+        lines += (f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in raw[section].items())
     for peer in raw["peers"]:
         lines += [
             "[[peers]]",

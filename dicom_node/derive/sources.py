@@ -13,7 +13,7 @@ from dicom_node.dicom.enhanced import frame_dataset
 from dicom_node.dicom.identity import canonical_bytes
 from dicom_node.dicom.pixels import HuReader
 from dicom_node.dicom.reading import ElementReader, open_dataset
-from dicom_node.dicom.uids import input_digest, slice_digest
+from dicom_node.dicom.uids import input_digest, slice_digest, source_name
 from dicom_node.errors import Permanent
 
 
@@ -85,11 +85,6 @@ class SourceSeries:
         normal = np.cross(row, column)
         steps = np.abs(np.diff([float(slice_.position_mm @ normal) for slice_ in self.slices]))
         return float(steps.mean()) if float(np.ptp(steps)) <= tolerance_mm else None
-
-
-def source_name(sop_instance_uid: str, frame_number: int | None) -> str:
-    """Name of one source image for UIDs and digests."""
-    return sop_instance_uid if frame_number is None else f"{sop_instance_uid} frame {frame_number}"
 
 
 def _read_slice(header: Dataset, path: Path, frame_number: int | None, pixels: HuReader) -> SourceSlice:

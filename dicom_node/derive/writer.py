@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,11 +17,15 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from pydicom.dataset import Dataset
 
 from dicom_node.derive.encoding import encode_file
-from dicom_node.derive.mr_image import OUTPUT_LEVELS, SeriesPlan, SyntheticMRImage, provenance
+from dicom_node.derive.image_common import OUTPUT_LEVELS, ImagePlan, SeriesPlan, provenance
+from dicom_node.derive.mr_image import SyntheticMRImage
+from dicom_node.derive.sc_image import SyntheticSCImage
 from dicom_node.derive.sources import SourceSeries, read_sources
 from dicom_node.dicom.labels import BundleFacts, LabelFacts, check_encoded, training_sentence
+from dicom_node.dicom.legality import note_illegal_values
 from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.reading import ElementReader
 from dicom_node.dicom.uids import derived_series_uid, derived_sop_uid
@@ -33,7 +38,11 @@ __all__ = ["BundleFacts", "DeriveRequest", "DerivedInstance", "DerivedSeries", "
 
 logger = logging.getLogger(__name__)
 
-_KIND: Final = "mr"
+#: The class of each kind of image object (keys of `labels.OBJECT_CLASSES`).
+IMAGE_OBJECTS: Final[Mapping[str, Callable[[SeriesPlan, ImagePlan], Dataset]]] = {
+    "mr": SyntheticMRImage,
+    "sc": SyntheticSCImage,
+}
 #: Longest Derivation Description: value representation ST, PS3.5 section 6.2.
 _DERIVATION_CHARACTERS: Final = 1024
 
@@ -132,12 +141,15 @@ class DerivedSeries:
         Digest of the CT (`uids.input_digest`).
     label_facts : LabelFacts
         What the sender checks the files against; keep it in the job record.
+    warnings : tuple of str
+        What of the CT's header was copied although it breaks a rule: ``KEYWORD: rule``, without values.
     """
 
     series_instance_uid: str
     instances: tuple[DerivedInstance, ...]
     input_digest: str
     label_facts: LabelFacts
+    warnings: tuple[str, ...] = ()
 
 
 def plan_series_uid(request: DeriveRequest) -> str:
@@ -177,7 +189,7 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
     """
     sources = read_sources(request.source_paths, request.source_frames)
     _ensure_grid(request, sources)
-    _warn(sources)
+    warnings = _warnings(sources)
     plan = _plan(request, sources)
     facts = LabelFacts.from_rules(request.bundle, request.output)
     pixels = request.pixels
@@ -187,15 +199,17 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
     instances = []
     for index, source in enumerate(sources.slices):
         others = sorted(set(request.source_slices[index]) - {index})
-        sop_instance_uid = derived_sop_uid(_KIND, plan.series_instance_uid, source.name)
-        image = SyntheticMRImage(
-            source,
-            neighbours=tuple(sources.slices[other] for other in others),
-            series=sources,
-            plan=plan,
-            pixels=pixels[index],
-            sop_instance_uid=sop_instance_uid,
-            instance_number=numbers[index],
+        sop_instance_uid = derived_sop_uid(request.output.object, plan.series_instance_uid, source.name)
+        image = IMAGE_OBJECTS[request.output.object](
+            plan,
+            ImagePlan(
+                source=source,
+                neighbours=tuple(sources.slices[other] for other in others),
+                series=sources,
+                pixels=pixels[index],
+                sop_instance_uid=sop_instance_uid,
+                instance_number=numbers[index],
+            ),
         )
         data = encode_file(image)
         check_encoded(data, facts)
@@ -212,21 +226,26 @@ def derive_series(request: DeriveRequest, out_folder: Path) -> DerivedSeries:
             )
         )
     fsync_folder(out_folder)
-    return DerivedSeries(plan.series_instance_uid, tuple(instances), sources.input_digest, facts)
+    return DerivedSeries(plan.series_instance_uid, tuple(instances), sources.input_digest, facts, warnings)
 
 
-def _warn(sources: SourceSeries) -> None:
-    """Log what is copied although something is wrong with it, by keyword and rule."""
+def _warnings(sources: SourceSeries) -> tuple[str, ...]:
+    """Name what is copied although something is wrong with it, by keyword and rule, and log it."""
     series_uid = sources.slices[0].series_instance_uid
     readers = [ElementReader(source.header) for source in sources.slices]
-    if not all(reader.present("FrameOfReferenceUID") for reader in readers):
-        logger.warning("series %s has no frame of reference: the result cannot be linked to it in viewers", series_uid)
+    found: set[str] = set()
     for reader in readers:
         reader.zone()
         reader.check_texts(COPIED_TEXTS)
-    issues = sorted({issue for reader in readers for issue in reader.issues})
-    if issues:
-        logger.warning("series %s: the header is not clean: %s", series_uid, "; ".join(issues))
+        note_illegal_values(reader)
+        found.update(reader.issues)
+    if found:
+        logger.warning("series %s: the header is not clean: %s", series_uid, "; ".join(sorted(found)))
+    unlinked = "FrameOfReferenceUID: missing, so viewers cannot link the result to the CT"
+    if not all(reader.present("FrameOfReferenceUID") for reader in readers):
+        logger.warning("series %s has no frame of reference: the result cannot be linked to it in viewers", series_uid)
+        found.add(unlinked)
+    return tuple(sorted(found))
 
 
 def _place(path: Path, data: bytes) -> None:
@@ -258,7 +277,7 @@ def _series_uid(request: DeriveRequest, sources: SourceSeries) -> str:
         ]
     )
     return derived_series_uid(
-        _KIND,
+        request.output.object,
         sources.slices[0].series_instance_uid,
         request.bundle.sha256,
         sources.input_digest,

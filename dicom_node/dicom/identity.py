@@ -136,6 +136,18 @@ IMAGE_PLANE: Final = (
     "SliceLocation",
 )
 
+#: Copied from the CT beside identity and image plane: when the data were acquired, how the patient lay.
+ACQUISITION: Final = (
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionNumber",
+    "QualityControlImage",
+    "PatientPosition",
+    "BodyPartExamined",
+    "FrameOfReferenceUID",
+    "PositionReferenceIndicator",
+)
+
 _NUMBER_BYTES: Final = {
     **dict.fromkeys(("US", "SS", "AT", "OW"), 2),
     **dict.fromkeys(("UL", "SL", "FL", "OL", "OF"), 4),

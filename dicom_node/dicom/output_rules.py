@@ -18,6 +18,9 @@ from dicom_node.dicom.watermark import drawable
 #: Longest Series Description: value representation LO, PS3.5 section 6.2.
 SERIES_DESCRIPTION_CHARACTERS = 64
 
+#: What an image object may be; `label_facts.OBJECT_CLASSES` gives class and modality.
+ObjectKind = Literal["mr", "sc"]
+
 
 def _check_series_description(value: str) -> str:
     if not value.startswith("SYNTHETIC"):
@@ -61,9 +64,13 @@ class OutputSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    object: Literal["mr"] = Field(
+    object: ObjectKind = Field(
         "mr",
-        description="Kind of object: mr = one MR Image Storage instance per CT slice, in the CT's frame of reference.",
+        description=(
+            "Kind of object, one per CT slice in the CT's frame of reference: mr = MR Image Storage, which every "
+            "viewer puts on the CT; sc = Secondary Capture (modality OT), where an MR series in a CT study would set "
+            "off routing, billing, hanging or another AI. docs/output.md helps to choose."
+        ),
     )
     series_description: Annotated[str, AfterValidator(_check_series_description)] = Field(
         "SYNTHETIC DWI from CT (AI) - NOT MR - RESEARCH",

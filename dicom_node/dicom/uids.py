@@ -67,7 +67,7 @@ def derived_series_uid(
     Parameters
     ----------
     kind : str
-        Which object of the result (``mr``); companions have their own kind, hence their own series.
+        Which object of the result (``mr``, ``sc``); companions have their own kind, hence their own series.
     source_series_uid : str
         Series Instance UID of the CT.
     bundle_sha256 : str
@@ -100,6 +100,11 @@ def derived_series_uid(
 def derived_sop_uid(kind: str, series_uid: str, source_sop_uid: str) -> str:
     """SOP Instance UID of the derived image of one CT slice in one derived series."""
     return derived_uid("instance", kind, series_uid, source_sop_uid)
+
+
+def source_name(sop_instance_uid: str, frame_number: int | None) -> str:
+    """Name of one source image for UIDs and digests: a whole instance, or one frame of it."""
+    return sop_instance_uid if frame_number is None else f"{sop_instance_uid} frame {frame_number}"
 
 
 def derived_frame_of_reference_uid(study_uid: str, source_series_uid: str) -> str:

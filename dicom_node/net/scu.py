@@ -167,7 +167,7 @@ class StoreSession:
     ) -> None:
         self._peer = peer
         self._calling_ae = calling_ae
-        self._proposed = _contexts_for(needs)
+        self._proposed = contexts_for(needs)
         self._timeout_s = timeout_s
         self._message_id = 0
         self._assoc: Association | None = None
@@ -281,8 +281,14 @@ class StoreSession:
         return int(response.Status)
 
 
-def _contexts_for(needs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
-    """One context for each pair, and the other simple encodings of a class, in case the peer takes only those."""
+def contexts_for(needs: Iterable[tuple[str, str]]) -> list[PresentationContext]:
+    """Propose one context for each pair, and the other simple encodings, in case the peer takes only those.
+
+    Parameters
+    ----------
+    needs : iterable of (SOP class UID, transfer syntax UID)
+        See `EncodedInstance.need`.
+    """
     pairs = dict.fromkeys(sorted(needs))
     for sop_class, syntax in tuple(pairs):
         if syntax in _CONVERTIBLE:

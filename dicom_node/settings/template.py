@@ -10,7 +10,7 @@ import importlib.resources
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,8 +60,25 @@ def render(settings: Settings | None = None) -> str:
     settings : Settings, optional
         What to write. Without it the text is that of ``config/node.toml``: all defaults, and example peers and routes.
     """
-    shown = settings or Settings.model_validate({"peers": _EXAMPLE_PEERS, "routes": _EXAMPLE_ROUTES})
-    blocks = [_HEAD + ("" if settings else _HEAD_OF_EXAMPLES)]
+    if settings is None:
+        return example_text()
+    return _annotated(settings, _HEAD)
+
+
+def example_text(**sections: Mapping[str, object]) -> str:
+    """Write all defaults with example peers and routes, as annotated TOML.
+
+    Parameters
+    ----------
+    **sections : mapping
+        Values that take the place of defaults, section by section: ``output={"object": "sc"}``.
+    """
+    shown = Settings.model_validate({"peers": _EXAMPLE_PEERS, "routes": _EXAMPLE_ROUTES, **sections})
+    return _annotated(shown, _HEAD + _HEAD_OF_EXAMPLES)
+
+
+def _annotated(shown: Settings, head: str) -> str:
+    blocks = [head]
     for name in Settings.model_fields:
         section = getattr(shown, name)
         if name == "peers":

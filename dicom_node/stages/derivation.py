@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 #: Longest time of deriving one series that still counts as progress (2000 slices on a slow disk).
 _DERIVE_LIMIT_S: Final = 900.0
+#: Code of the remark that names what a result copied from a header that is not clean.
+COPIED_AS_IS: Final = "copied_as_is"
+_MOST_WARNINGS: Final = 20
 
 
 class DeriveStage(Stage):
@@ -54,6 +57,14 @@ class DeriveStage(Stage):
             job.result_series_uid = series.series_instance_uid
             job.derived_at, job.next_try_at = change.at, None
             change.move_job(job, State.DERIVED, figures={"instances": len(series.instances)})
+            if series.warnings:
+                change.remark(
+                    job.series,
+                    COPIED_AS_IS,
+                    code=COPIED_AS_IS,
+                    reason=f"copied into the result as it is: {'; '.join(series.warnings[:_MOST_WARNINGS])}",
+                    figures={"warnings": len(series.warnings)},
+                )
             address(change, job, [peer.name for peer in settings.destinations_for(job.calling_ae)])
 
     def _derive(self, key: str, settings: Settings) -> DerivedSeries:
@@ -104,6 +115,7 @@ def _result_record(series: DerivedSeries) -> dict[str, Any]:
         "series_instance_uid": series.series_instance_uid,
         "input_digest": series.input_digest,
         "label_facts": series.label_facts.to_json(),
+        "warnings": list(series.warnings),
         "instances": [
             {
                 "file": one.path.name,

@@ -14,17 +14,20 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from dicom_node.dicom.reading import quiet_pydicom
 from dicom_node.errors import RETRY
+from dicom_node.ledger.queries import history
+from dicom_node.ledger.rebuild import restore_missing
 from dicom_node.ledger.result_file import SynthesisResult, write_result
 from dicom_node.ledger.states import State
 from dicom_node.ledger.tables import Job
 from dicom_node.operate.beats import Beats
 from dicom_node.settings import Settings
 from dicom_node.stages import synthesis
-from dicom_node.stages.derivation import DeriveStage
+from dicom_node.stages.derivation import COPIED_AS_IS, DeriveStage
 from dicom_node.stages.synthesis import SynthesisStage, recover_jobs
 from tests.dicom_node.net.associations import wait_until
-from tests.dicom_node.node_cases import Room, head_stack, receive
+from tests.dicom_node.node_cases import Room, head_stack, node_settings, receive
 
 WORKER = Path(__file__).parent / "synthesize" / "scripted_worker.py"
 BUNDLE = {"name": "b", "sha256": "ab" * 32, "weights_sha256": "cd" * 32, "is_phantom": False, "trained": True,
@@ -200,6 +203,36 @@ def test_derived_files_are_addressed_to_every_destination(room: Room):
     assert len(delivery.instances) == 24
     record = json.loads((folder / "job.json").read_bytes())
     assert record["result_series_uid"] == job.result_series_uid
+
+
+@pytest.mark.parametrize("kind", ["mr", "sc"])
+def test_a_dirty_header_is_a_warning_in_the_ledger(tmp_path: Path, kind: str):
+    room = Room(tmp_path / "data", node_settings(tmp_path / "data", output={"object": kind}))
+    with quiet_pydicom():
+        dirty = head_stack(rows=96, columns=128, PatientSex="m", AccessionNumber="A" * 20)
+    receive(room, dirty)
+    room.settle()
+    folder = _synthesized(room)
+    job = _derive(room)
+    assert job.state is State.DERIVED
+    assert job.result["label_facts"]["object_kind"] == kind
+    with room.ledger.reading() as session:
+        (event,) = [one for one in history(session, room.series()) if one.kind == COPIED_AS_IS]
+    assert "PatientSex: not a legal CS" in str(event.reason)
+    assert "AccessionNumber: longer than SH may be" in str(event.reason)
+    assert "AAAA" not in str(event.reason)
+    assert event.figures == {"warnings": len(job.result["warnings"])}
+    assert json.loads((folder / "job.json").read_bytes())["result"]["warnings"] == job.result["warnings"]
+    # A ledger made anew from the journals has it too.
+    room.ledger.close()
+    for path in room.paths.data_dir.glob("ledger.sqlite*"):
+        path.unlink()
+    room.open()
+    restore_missing(room.ledger)
+    with room.ledger.reading() as session:
+        reasons = [one.reason for one in history(session, room.series()) if one.kind == COPIED_AS_IS]
+    assert reasons == [event.reason]
+    room.ledger.close()
 
 
 def test_deriving_again_after_a_crash_gives_the_same_bytes(room: Room):

@@ -245,6 +245,42 @@ def test_a_prediction_comes_back_to_where_it_came_from(name):
     assert np.abs(out - wanted)[deep & mask.mask].max() < 0.01
 
 
+@pytest.mark.parametrize("name", ["HFS", "FFS", "tilt +18"])
+def test_an_edge_within_the_brain_stays_where_it_is_and_as_sharp_as_the_grid_allows(name):
+    """A bright lesion with a straight border left of a plane: no blur beyond one sample of the grid."""
+    volume, mask, points = case(ALL[name], spacing_mm=(0.5, 0.5), shape=(5, 320, 340))
+    net = to_network_grid(volume, mask, CONTRACT)
+    border_mm = 11.3
+    prediction = np.where(grid_points(volume, net.placement)[..., 0] > border_mm, 0.6, -0.6)
+    out = from_network_grid(prediction, net, mask, CONTRACT) / 4095 * 2 - 1
+    beyond_mm = points[..., 0] - border_mm
+    deep = mask.mask & (ellipsoid(points, (50, 60, 35), (6, -9, 3)) < 1)
+    far = CONTRACT.grid_spacing_mm + 0.01
+    np.testing.assert_allclose(out[deep & (beyond_mm > far)], 0.6, atol=1e-3)
+    np.testing.assert_allclose(out[deep & (beyond_mm < -far)], -0.6, atol=1e-3)
+    near = deep & (np.abs(beyond_mm) <= far)
+    assert near.any()
+    # Half way up lies within half a sample of the border.
+    middle = beyond_mm[near & (np.abs(out) < 0.1)]
+    assert np.abs(middle).max() < CONTRACT.grid_spacing_mm / 2 + 0.25
+    assert -0.6 - 1e-3 <= out[deep].min() <= out[deep].max() <= 0.6 + 1e-3, "no overshoot that could pass for a rim"
+
+
+def test_the_scale_is_one_for_all_slices_and_no_slice_depends_on_another():
+    """No flicker: what a value of the network is stored as depends neither on its slice nor on the other slices."""
+    volume, mask, _ = case(ORIENTATIONS["HFS"], shape=(9, 128, 128))
+    net = to_network_grid(volume, mask, CONTRACT)
+    even = np.full((9, 128, 128), -0.3, np.float32)
+    stored = from_network_grid(even, net, mask, CONTRACT)
+    assert set(np.unique(stored)) == {0, round(0.7 / 2 * 4095)}
+    bright = even.copy()
+    bright[4] = 1.0
+    changed = from_network_grid(bright, net, mask, CONTRACT)
+    others = np.arange(9) != 4
+    np.testing.assert_array_equal(changed[others], stored[others])
+    assert changed[4].max() == 4095
+
+
 def test_brain_off_the_grid_is_refused_with_its_share():
     lattice = Lattice(ORIENTATIONS["HFS"], shape=(8, 160, 160))
     points = lattice.points()

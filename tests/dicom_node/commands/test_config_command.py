@@ -18,6 +18,7 @@ from dicom_node.settings import Settings, SettingsError, load_settings, parse_se
 from dicom_node.settings.template import template_text
 
 RUNNER = CliRunner()
+ANSWERS = "MY_NODE\n11200\n/srv/node\nARCHIVE\n10.1.2.3\n4242\n"
 BAD = "[node]\nport = 0\n\n[nod]\n"
 
 
@@ -103,7 +104,7 @@ def test_init_with_yes_asks_nothing_and_writes_the_annotated_file() -> None:
 
 
 def test_init_asks_and_writes_the_answers_annotated() -> None:
-    answers = "MY_NODE\n11200\n/srv/node\nARCHIVE\n10.1.2.3\n4242\n"
+    answers = "MY_NODE\n11200\n/srv/node\nARCHIVE\n10.1.2.3\n4242\n\n"
     done = RUNNER.invoke(app, ["init"], input=answers)
     assert done.exit_code == 0, done.output
     settings = load_settings("node.toml")
@@ -111,11 +112,38 @@ def test_init_asks_and_writes_the_answers_annotated() -> None:
     assert settings.node.data_dir == Path("/srv/node")
     [peer] = settings.destinations_for("ARCHIVE")
     assert (peer.host, peer.port) == ("10.1.2.3", 4242)
+    assert settings.output.object == "mr"
     assert "# Our AE title." in Path("node.toml").read_text()
 
 
+def test_init_explains_both_kinds_of_object_and_writes_the_one_that_is_chosen() -> None:
+    done = RUNNER.invoke(app, ["init"], input=f"{ANSWERS}sc\n")
+    assert done.exit_code == 0, done.output
+    assert "mr = MR Image Storage" in done.output
+    assert "sc = Secondary Capture" in done.output
+    assert load_settings("node.toml").output.object == "sc"
+
+
+def test_init_refuses_a_kind_of_object_that_is_none() -> None:
+    done = RUNNER.invoke(app, ["init"], input=f"{ANSWERS}ct\n")
+    assert isinstance(done.exception, SettingsError)
+    assert "output.object: must be 'mr' or 'sc'" in str(done.exception)
+    assert not Path("node.toml").exists()
+    assert RUNNER.invoke(app, ["init", "--yes", "--object", "ct"]).exit_code == 2
+    assert not Path("node.toml").exists()
+
+
+@pytest.mark.parametrize("kind", ["mr", "sc"])
+def test_init_takes_the_kind_of_object_from_a_script(kind: str) -> None:
+    assert RUNNER.invoke(app, ["init", "asked.toml", "--object", kind], input=ANSWERS).exit_code == 0
+    assert RUNNER.invoke(app, ["init", "example.toml", "--yes", "--object", kind]).exit_code == 0
+    assert load_settings("asked.toml").output.object == load_settings("example.toml").output.object == kind
+    example = Path("example.toml").read_text()
+    assert example.replace(f'object = "{kind}"', 'object = "mr"') == template_text()
+
+
 def test_init_judges_the_answers_before_it_writes() -> None:
-    answers = "A_TITLE_THAT_IS_FAR_TOO_LONG\n11200\n/srv/node\nARCHIVE\n10.1.2.3\n4242\n"
+    answers = "A_TITLE_THAT_IS_FAR_TOO_LONG\n11200\n/srv/node\nARCHIVE\n10.1.2.3\n4242\n\n"
     done = RUNNER.invoke(app, ["init"], input=answers)
     assert isinstance(done.exception, SettingsError)
     assert "at most 16 characters" in str(done.exception)

@@ -6,6 +6,7 @@ check (delivery tests) and the texts of the labels (`tests/dicom_node/dicom/test
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -75,6 +76,66 @@ def _nested_b_value(ds):
     ds.SourceImageSequence[0].DiffusionBValue = 1000.0
 
 
+def _source_of_another_image(ds):
+    """Everything agrees with everything, except that this instance was made for another slice."""
+    for item in (ds.SourceImageSequence[0], ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0]):
+        item.ReferencedSOPInstanceUID = "1.2.3.4.5.1"
+
+
+def _another_frame(ds):
+    ds.SourceImageSequence[0].ReferencedFrameNumber = 2
+
+
+def _not_in_place(ds):
+    del ds.SourceImageSequence[0].SpatialLocationsPreserved
+
+
+def _other_series_list(ds):
+    ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID = "1.2.3.4.5.1"
+
+
+def _other_step(ds):
+    ds.DerivationCodeSequence[1].CodeValue = "113072"
+
+
+def _measured(ds):
+    if ds.Modality == "MR":
+        ds.ScanningSequence = "EP"
+    else:
+        ds.ConversionType = "DI"
+
+
+def _too_bright(ds):
+    """A 13th bit outside the corner of the text."""
+    pixels = ds.pixel_array.copy()
+    pixels[-1, -1] = 4096
+    ds.PixelData = pixels.astype("<u2").tobytes()
+
+
+def _private(element, value):
+    def change(ds):
+        ds[0x0071, element].value = value
+
+    return change
+
+
+def _no_private_block(ds):
+    for element in (0x0010, 0x1001, 0x1002, 0x1003):
+        del ds[0x0071, element]
+
+
+def _other_hash_in_record(ds):
+    ds[0x0071, 0x1003].value = ds[0x0071, 0x1003].value.replace("ab" * 32, "ef" * 32)
+
+
+def _no_training_in_record(ds):
+    ds[0x0071, 0x1003].value = ds[0x0071, 0x1003].value.replace('"PHANTOM-TRAINED"', "null")
+
+
+def _own_windows(ds):
+    ds.WindowCenter, ds.WindowWidth = 1200, 800
+
+
 def _siemens_b_value(ds):
     ds.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0C, "IS", "1000")
 
@@ -116,8 +177,48 @@ REMOVALS = [
     ("contributing_equipment", _other_hash_in_equipment),
     ("source_image", _drop("SourceImageSequence")),
     ("source_image", _no_own_source),
+    ("source_image", _source_of_another_image),
+    ("source_image", _another_frame),
+    ("source_image", _not_in_place),
+    ("source_image", _set("SOPInstanceUID", "2.25.5")),
     ("referenced_series", _drop("ReferencedSeriesSequence")),
+    ("referenced_series", _other_series_list),
     ("frame_of_reference", _drop("FrameOfReferenceUID")),
+    ("derivation_code", _drop("DerivationCodeSequence")),
+    ("derivation_code", _other_step),
+    ("derivation_code", _drop("CodingSchemeIdentificationSequence")),
+    ("own_equipment", _set("Manufacturer", "Scanner Works")),
+    ("own_equipment", _set("ManufacturerModelName", "Model S")),
+    ("own_equipment", _set("SoftwareVersions", ["0.1.0", "model builtin"])),
+    ("own_equipment", _drop("SoftwareVersions")),
+    ("image_plane", _drop("ImagePositionPatient")),
+    ("image_plane", _drop("ImageOrientationPatient")),
+    ("image_plane", _drop("PixelSpacing")),
+    ("pixel_format", _set("BitsStored", 16)),
+    ("pixel_format", _set("PixelRepresentation", 1)),
+    ("pixel_format", _set("PhotometricInterpretation", "MONOCHROME1")),
+    ("pixel_format", _too_bright),
+    ("fixed_scale", _own_windows),
+    ("fixed_scale", _drop("WindowCenter")),
+    ("fixed_scale", _set("RescaleIntercept", "-1024")),
+    ("fixed_scale", _set("RescaleType", "HU")),
+    ("fixed_scale", _set("PresentationLUTShape", "INVERSE")),
+    ("burned_in_annotation", _drop("BurnedInAnnotation")),
+    ("burned_in_annotation", _set("BurnedInAnnotation", "YES")),
+    ("recognizable_visual_features", _drop("RecognizableVisualFeatures")),
+    ("recognizable_visual_features", _set("RecognizableVisualFeatures", "YES")),
+    ("not_an_acquisition", _measured),
+    ("no_acquisition_parameters", _set("EchoTime", "85")),
+    ("no_acquisition_parameters", _set("RepetitionTime", "4000")),
+    ("no_acquisition_parameters", _set("MagneticFieldStrength", "3")),
+    ("no_acquisition_parameters", _set("InversionTime", "100")),
+    ("private_record", _no_private_block),
+    ("private_record", _private(0x1001, "ef" * 32)),
+    ("private_record", _private(0x1002, "")),
+    ("private_record", _private(0x1003, "no record")),
+    ("private_record", _private(0x1003, "[]")),
+    ("private_record", _other_hash_in_record),
+    ("private_record", _no_training_in_record),
     ("watermark", _faint_watermark),
     ("watermark", _one_dot_less),
     ("watermark", _shortened_pixels),
@@ -133,18 +234,36 @@ REMOVALS = [
 ]
 
 
+@pytest.fixture(params=["mr", "sc"])
+def series(request, derived, derived_sc):
+    return derived if request.param == "mr" else derived_sc
+
+
 @pytest.fixture
-def good(derived):
-    return derived.instances[1].path.read_bytes(), derived.label_facts
+def good(series):
+    return series.instances[1].path.read_bytes(), series.label_facts
 
 
 def test_every_mark_has_a_removal():
     assert {mark for mark, _ in REMOVALS} == set(MARKS)
 
 
-def test_what_the_writer_makes_passes(derived):
-    for instance in derived.instances:
-        check_encoded(instance.path.read_bytes(), derived.label_facts)
+def test_what_the_writer_makes_passes(series):
+    for instance in series.instances:
+        check_encoded(instance.path.read_bytes(), series.label_facts)
+
+
+def test_the_class_has_to_be_the_one_that_the_job_promised(derived, derived_sc):
+    promised = {"mr": derived.label_facts, "sc": derived_sc.label_facts}
+    for made, other in ((derived, "sc"), (derived_sc, "mr")):
+        missing = missing_marks(made.instances[0].path.read_bytes(), promised[other])
+        assert missing == ("image_class", "source_image", "not_an_acquisition")
+
+
+def test_a_job_record_that_is_older_than_the_choice_means_mr(derived):
+    record = derived.label_facts.to_json()
+    assert record.pop("object_kind") == "mr"
+    check_encoded(derived.instances[0].path.read_bytes(), LabelFacts.from_json(record))
 
 
 @pytest.mark.parametrize(("mark", "remove"), REMOVALS, ids=[f"{mark}-{n}" for n, (mark, _) in enumerate(REMOVALS)])
@@ -180,8 +299,10 @@ def test_a_measured_ct_lacks_nearly_every_mark(ct_paths, derived):
 
 def test_the_label_of_another_bundle_does_not_do(good):
     data, facts = good
-    other = LabelFacts("ef" * 32, facts.training_mark, facts.watermark_lines)
-    assert missing_marks(data, other) == ("derivation_description", "contributing_equipment")
+    other = replace(facts, bundle_sha256="ef" * 32)
+    assert missing_marks(data, other) == (
+        *("derivation_description", "own_equipment", "contributing_equipment", "private_record"),
+    )
 
 
 def test_an_untrained_bundle_may_not_pass_as_a_phantom_one(ct_paths, out_folder):
@@ -189,7 +310,7 @@ def test_an_untrained_bundle_may_not_pass_as_a_phantom_one(ct_paths, out_folder)
     facts = LabelFacts.from_rules(UNTRAINED_BUNDLE, OutputSettings())
     missing = missing_marks(phantom.instances[0].path.read_bytes(), facts)
     assert set(missing) == {
-        *("watermark", "training_in_series_description"),
+        *("watermark", "private_record", "training_in_series_description"),
         *("training_in_image_comments", "training_in_derivation_description"),
     }
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 from hypothesis import given
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dicom_node.dicom.labels import (
+    DEFAULT_OBJECT,
     IMAGE_COMMENTS,
+    OBJECT_CLASSES,
     PHANTOM_MARK,
     UNTRAINED_MARK,
     BundleFacts,
@@ -23,7 +26,7 @@ from dicom_node.dicom.labels import (
     series_description,
     training_sentence,
 )
-from dicom_node.dicom.output_rules import OutputSettings
+from dicom_node.dicom.output_rules import ObjectKind, OutputSettings
 from dicom_node.errors import Permanent
 
 PHANTOM = BundleFacts("builtin", "ab" * 32, "cd" * 32, True, True, "compact")
@@ -63,6 +66,13 @@ def test_comments_say_all_that_must_be_said():
     assert training_sentence(None) == ""
 
 
+def test_the_kinds_of_object_are_those_that_can_be_chosen():
+    assert set(OBJECT_CLASSES) == set(get_args(ObjectKind))
+    assert OutputSettings().object == DEFAULT_OBJECT
+    for kind in OBJECT_CLASSES:
+        assert LabelFacts.from_rules(PHANTOM, OutputSettings(object=kind)).object_kind == kind
+
+
 def test_facts_follow_bundle_and_settings():
     facts = LabelFacts.from_rules(PHANTOM, OutputSettings())
     assert facts == LabelFacts("ab" * 32, PHANTOM_MARK, ("SYNTHETIC - NOT MR", "PHANTOM-TRAINED"))
@@ -71,7 +81,14 @@ def test_facts_follow_bundle_and_settings():
     assert LabelFacts.from_rules(patient, OutputSettings()).watermark_lines == ("SYNTHETIC - NOT MR",)
 
 
-@pytest.mark.parametrize("facts", [LabelFacts("ab" * 32, PHANTOM_MARK, ("A", "B")), LabelFacts("00" * 32, None, ())])
+@pytest.mark.parametrize(
+    "facts",
+    [
+        LabelFacts("ab" * 32, PHANTOM_MARK, ("A", "B")),
+        LabelFacts("00" * 32, None, ()),
+        LabelFacts("00" * 32, None, (), "sc"),
+    ],
+)
 def test_facts_survive_the_job_record(facts):
     assert LabelFacts.from_json(json.loads(json.dumps(facts.to_json()))) == facts
 
@@ -83,6 +100,8 @@ def test_facts_survive_the_job_record(facts):
         {"bundle_sha256": 7, "training_mark": None, "watermark_lines": []},
         {"bundle_sha256": "ab", "training_mark": "GOOD", "watermark_lines": []},
         {"bundle_sha256": "ab", "training_mark": None, "watermark_lines": "SYNTHETIC"},
+        {"bundle_sha256": "ab", "training_mark": None, "watermark_lines": [], "object_kind": "ct"},
+        {"bundle_sha256": "ab", "training_mark": None, "watermark_lines": [], "object_kind": None},
     ],
 )
 def test_a_damaged_record_is_no_licence_to_send(record):
@@ -120,12 +139,13 @@ def test_output_settings_are_frozen_and_documented():
 
 def test_every_output_setting_changes_the_fingerprint():
     changes = {
+        "object": "sc",
         "series_description": "SYNTHETIC",
         "series_number_offset": 1,
         "watermark": False,
         "watermark_text": "SYNTHETIC, NOT MR",
         "time_zone": "Europe/Berlin",
     }
-    assert set(changes) == set(OutputSettings.model_fields) - {"object"}
+    assert set(changes) == set(OutputSettings.model_fields)
     prints = {OutputSettings.model_validate({key: value}).fingerprint() for key, value in changes.items()}
     assert len(prints | {OutputSettings().fingerprint()}) == len(changes) + 1
