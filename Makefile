@@ -18,7 +18,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs bench bench-train bench-methods results wheel clean
+.PHONY: help install demo test check format docs bench bench-train bench-methods bench-mask results screenshots wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -76,8 +76,11 @@ results: install ## every experiment on the phantom at the budget quick, into do
 bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
 	$(BIN)/python -m benchmarks.run
 
+screenshots: install ## pictures of OHIF for docs/viewers.md; needs chromium, orthanc-dicomweb, Node.js and npm's registry
+	$(BIN)/python -m benchmarks.viewer
+
 wheel: install ## build the wheel into dist/
 	$(PIP) wheel -q --no-deps -w dist .
 
 clean: ## remove what the targets above made, the virtual environment included
-	rm -rf $(VENV) demo-out dist build *.egg-info .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo-out .viewer dist build *.egg-info .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

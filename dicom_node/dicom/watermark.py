@@ -81,10 +81,13 @@ GLYPHS: Final[dict[str, str]] = {
 
 
 class Corner(StrEnum):
-    """Corner of the stored pixel matrix that holds the text; the order breaks ties."""
+    """Corner of the stored pixel matrix that holds the text; the order breaks ties.
 
-    TOP_LEFT = "top_left"
+    Most heads leave all four corners free. Viewers write over the image, OHIF into every corner but the upper right.
+    """
+
     TOP_RIGHT = "top_right"
+    TOP_LEFT = "top_left"
     BOTTOM_LEFT = "bottom_left"
     BOTTOM_RIGHT = "bottom_right"
 

@@ -94,7 +94,7 @@ def test_the_corner_is_chosen_over_the_whole_series():
 
 
 def test_without_brain_the_first_corner_is_taken():
-    assert plan_watermark(LINES, np.zeros((2, 256, 256), bool)).corner is Corner.TOP_LEFT
+    assert plan_watermark(LINES, np.zeros((2, 256, 256), bool)).corner is Corner.TOP_RIGHT
 
 
 def test_all_slices_carry_the_same_text_and_nothing_else_changes():
