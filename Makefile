@@ -73,6 +73,9 @@ results: install ## every experiment on the phantom at the budget quick, into do
 	$(BIN)/jmmda-node train experiment all --budget quick --out $(EXPERIMENTS)
 	rm -rf docs/results && cp -r $(EXPERIMENTS)/report/pages docs/results
 
+bench-mask: install ## the brain mask against the truth of phantoms and, with JMMDA_TEST_DATA, of public scans
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mask
+
 bench: install ## seconds per stage, memory, ratios to the floors; prints tables, writes .bench/
 	$(BIN)/python -m benchmarks.run
 

@@ -19,6 +19,7 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import MRImageStorage
 
 from benchmarks.common import Clock, ct_series, machine, table
+from benchmarks.mask import time_line, time_of_32_slices
 from dicom_node.derive.writer import DeriveRequest, derive_series
 from dicom_node.net.remote import Remote
 from dicom_node.net.scu import EncodedInstance, StoreSession
@@ -113,8 +114,10 @@ def main() -> None:
         rows: list[tuple[object, ...]] = [(stage, one["wall"], one["cpu"]) for stage, one in seconds.items()]
         print(f"### size `{result['size']}`\n\n{table(('stage', 'wall s', 'CPU s'), rows)}\n")
         print(f"total / generator = {result['total_over_generator']:.3f} (goal with base: at most 1.10)\n")
+    mask = time_of_32_slices()
+    print(time_line(mask) + "\n")
     if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
+        arguments.json.write_text(json.dumps([*results, {"size": None, "brain_mask_32_slices": mask}], indent=1))
 
 
 if __name__ == "__main__":

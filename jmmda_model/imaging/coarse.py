@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from jmmda_model.imaging.defect import outline_across_gaps, within_outline
+from jmmda_model.imaging.defect import outline_across_gaps, under_skin, within_outline
 from jmmda_model.imaging.enclosure import N_DIRECTIONS, enclosure_count
 from jmmda_model.imaging.morphology import Morphology
 from jmmda_model.imaging.resample import apply_weights, linear_weights
@@ -25,7 +25,15 @@ BONE_HU: Final = (250.0, 160.0, 110.0)
 BETTER_ENCLOSURE: Final = 1.06
 """A lower threshold is taken when it encloses this much more."""
 
-SEED_HU: Final = (-15.0, 100.0)
+SUTURE_MM: Final = 4.0
+"""Wider gaps part bone from the skull: a headrest behind the scalp, but not the plates of a child's vault."""
+MORE_BONE: Final = 1.01
+WHOLE_VAULT: Final = 1.02
+"""Such plates count when they add this much bone and this much to what is enclosed."""
+ENCLOSED_HU: Final = (-15.0, 100.0)
+"""What counts for the choice of threshold: no bone that is blurred or thin."""
+SEED_HU: Final = (-15.0, 130.0)
+"""The upper one lets clotted blood beside the vault in; what it lets in of blurred bone is one pixel thin."""
 SEED_ENCLOSURE: Final = 0.75
 GROW_HU: Final = (-20.0, 130.0)
 GROW_ENCLOSURE: Final = 0.62
@@ -42,6 +50,16 @@ CLOSE_MM: Final = 6.0
 
 VAULT_MM: Final = 80.0
 """Depth below the vertex down to which the brain's outline is convex: no orbit, no petrous bone."""
+METAL_HU: Final = 900.0
+"""Coarse HU of clips and coils; no calcification fills a coarse pixel with as much."""
+METAL_ENCLOSURE: Final = 0.9
+STREAK_HU: Final = (-600.0, 800.0)
+"""What streaks leave of brain in a section with metal inside."""
+STREAK_MM: Final = 30.0
+"""How far from undisturbed brain such streaks may reach."""
+
+TISSUE_HU: Final = -150.0
+"""Below lies air: what ends there is skin."""
 DEFECT_ML: Final = 10.0
 """A smaller gap in the vault is a suture or a burr hole."""
 
@@ -95,6 +113,8 @@ class FoundBrain:
         Volume that bone encloses, and volume given back where the vault is open.
     cut_off : bool
         The stack ends inside the brain.
+    streaked : numpy.ndarray
+        (S,) bool: sections in which metal inside the skull throws streaks, so that HU say little.
     """
 
     mask: BoolArray
@@ -102,6 +122,7 @@ class FoundBrain:
     seed_ml: float
     defect_ml: float
     cut_off: bool
+    streaked: BoolArray
 
 
 def coarse_grid(volume: CtVolume) -> CoarseGrid:
@@ -128,6 +149,25 @@ def coarse_grid(volume: CtVolume) -> CoarseGrid:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The steps of one search, (S, R, C) each, for a picture of them.
+
+    Attributes
+    ----------
+    bone, count, seed, core
+        Skull, directions with bone in sight, what is enclosed, and what erosion leaves of that.
+    found
+        The result.
+    """
+
+    bone: BoolArray
+    count: npt.NDArray[np.uint8]
+    seed: BoolArray
+    core: BoolArray
+    found: FoundBrain
+
+
 def find_brain(grid: CoarseGrid, tools: Morphology) -> FoundBrain:
     """Find the brain of a stack on the coarse grid.
 
@@ -138,18 +178,24 @@ def find_brain(grid: CoarseGrid, tools: Morphology) -> FoundBrain:
     tools : Morphology
         Backend.
     """
+    return trace(grid, tools).found
+
+
+def trace(grid: CoarseGrid, tools: Morphology) -> Trace:
+    """Find the brain as `find_brain` does, and keep the steps."""
     bone, count, threshold_hu = _skull(grid, tools)
     seed = _seed(grid, bone, count)
-    seed_ml = grid.volume_ml(seed)
     core = _hanging_from_above(tools.largest(tools.erode(seed, ERODE_MM / COARSE_MM)), tools)
     room = (count >= GROW_ENCLOSURE * N_DIRECTIONS) & _within(grid.hu, GROW_HU) & ~bone
     brain = tools.dilate(core, GROW_MM / COARSE_MM) & room
     brain = _without_neck(grid, _up_to_vertex(brain, seed, tools))
     brain = tools.fill_holes(tools.closed(brain, CLOSE_MM / COARSE_MM))
+    brain, streaked = _through_streaks(grid, brain, bone, count, tools)
     brain, defect_ml = _defect(grid, brain, bone, tools)
     areas = grid.areas_cm2(brain)
     cut_off = bool(max(areas[0], areas[-1]) >= FORAMEN_CM2)
-    return FoundBrain(brain, threshold_hu, seed_ml, defect_ml, cut_off)
+    found = FoundBrain(brain, threshold_hu, grid.volume_ml(seed), defect_ml, cut_off, streaked)
+    return Trace(bone, count, seed, core, found)
 
 
 def _within(hu: FloatArray, limits: tuple[float, float]) -> BoolArray:
@@ -157,9 +203,11 @@ def _within(hu: FloatArray, limits: tuple[float, float]) -> BoolArray:
     return np.asarray((hu > limits[0]) & (hu < limits[1]))
 
 
-def _seed(grid: CoarseGrid, bone: BoolArray, count: npt.NDArray[np.uint8]) -> BoolArray:
+def _seed(
+    grid: CoarseGrid, bone: BoolArray, count: npt.NDArray[np.uint8], limits_hu: tuple[float, float] = SEED_HU
+) -> BoolArray:
     """Return voxels of brain-like HU with bone nearly all around."""
-    return (count >= SEED_ENCLOSURE * N_DIRECTIONS) & _within(grid.hu, SEED_HU) & ~bone
+    return (count >= SEED_ENCLOSURE * N_DIRECTIONS) & _within(grid.hu, limits_hu) & ~bone
 
 
 def _skull(grid: CoarseGrid, tools: Morphology) -> tuple[BoolArray, npt.NDArray[np.uint8], float]:
@@ -168,10 +216,40 @@ def _skull(grid: CoarseGrid, tools: Morphology) -> tuple[BoolArray, npt.NDArray[
     for threshold_hu in BONE_HU:
         bone = tools.largest(grid.hu > threshold_hu)
         count = enclosure_count(bone)
-        enclosed_ml = grid.volume_ml(_seed(grid, bone, count))
+        enclosed_ml = grid.volume_ml(_seed(grid, bone, count, ENCLOSED_HU))
         if best_ml < 0 or enclosed_ml > BETTER_ENCLOSURE * best_ml:
             best_ml, best = enclosed_ml, (bone, count, threshold_hu)
+    bone, _, threshold_hu = best
+    joined = _joined(grid.hu > threshold_hu, tools)
+    if np.count_nonzero(joined) > MORE_BONE * np.count_nonzero(bone):
+        count = enclosure_count(joined)
+        if grid.volume_ml(_seed(grid, joined, count, ENCLOSED_HU)) > WHOLE_VAULT * best_ml:
+            return joined, count, threshold_hu
     return best
+
+
+def _joined(hard: BoolArray, tools: Morphology) -> BoolArray:
+    """Return the largest piece of bone with all that only sutures part from it."""
+    return hard & tools.largest(tools.dilate(hard, SUTURE_MM / 2 / COARSE_MM))
+
+
+def _through_streaks(
+    grid: CoarseGrid, brain: BoolArray, bone: BoolArray, count: npt.NDArray[np.uint8], tools: Morphology
+) -> tuple[BoolArray, BoolArray]:
+    """Give back, in sections with metal inside the skull, enclosed tissue that streaks made too dark or too bright.
+
+    Returns the mask and which sections, (S,), these are.
+    """
+    enclosed = count >= METAL_ENCLOSURE * N_DIRECTIONS
+    streaked = (enclosed & ~bone & (grid.hu > METAL_HU)).any(axis=(1, 2)) & brain.any(axis=(1, 2))
+    out = brain.copy()
+    for index in np.flatnonzero(streaked):
+        here = slice(index, index + 1)
+        near = tools.dilate(brain[here], STREAK_MM / COARSE_MM)
+        tissue = enclosed[here] & near & _within(grid.hu[here], STREAK_HU) & ~bone[here]
+        filled = tools.fill_holes(tools.opened(brain[here] | tissue, 2.0) | brain[here])
+        out[here] = filled & ~tools.opened(bone[here], 1.0)
+    return out, np.asarray(streaked)
 
 
 def _hanging_from_above(core: BoolArray, tools: Morphology) -> BoolArray:
@@ -213,12 +291,12 @@ def _without_neck(grid: CoarseGrid, brain: BoolArray) -> BoolArray:
 
 
 def _defect(grid: CoarseGrid, brain: BoolArray, bone: BoolArray, tools: Morphology) -> tuple[BoolArray, float]:
-    """Give back brain under an opening of the vault.
+    """Give back brain under an opening of the vault, and take away scalp that has sunk into it.
 
     Returns the mask and the volume added in ml; 0 for a closed vault.
     """
     sections = np.flatnonzero(brain.any(axis=(1, 2)))
-    added = np.zeros_like(brain)
+    added, scalp = np.zeros_like(brain), np.zeros_like(brain)
     for index in sections:
         if grid.height_mm[index] < grid.height_mm[sections[-1]] - VAULT_MM:
             continue
@@ -226,9 +304,12 @@ def _defect(grid: CoarseGrid, brain: BoolArray, bone: BoolArray, tools: Morpholo
         centre = (float(rows.mean()), float(columns.mean()))
         outline = outline_across_gaps(bone[index], centre)
         if outline is not None:
-            added[index] = within_outline(bone[index].shape, centre, outline) & ~brain[index]
+            shape = bone[index].shape
+            sunk = under_skin(outline, bone[index], grid.hu[index] > TISSUE_HU, centre)
+            added[index] = within_outline(shape, centre, outline) & ~brain[index]
+            scalp[index] = ~within_outline(shape, centre, np.where(sunk < outline, sunk, np.inf))
     added = tools.opened(added & _within(grid.hu, SEED_HU) & ~bone, 1.0)
     added_ml = grid.volume_ml(added)
     if added_ml < DEFECT_ML:
         return brain, 0.0
-    return tools.fill_holes(tools.closed(brain | added, CLOSE_MM / COARSE_MM)), added_ml
+    return tools.fill_holes(tools.closed(brain | added, CLOSE_MM / COARSE_MM) & ~scalp), added_ml

@@ -34,6 +34,8 @@ AIR_BELOW_HU: Final = -150.0
 BONE_ABOVE_HU: Final = 200.0
 BONE_ISLAND_CM2: Final = 1.5
 """Larger holes of bone are skull base (clivus, petrous ridge), smaller ones calcifications of plexus and falx."""
+STREAK_RIM_MM: Final = 4.0
+"""In a section with metal inside the skull, what lies deeper than this is brain whatever HU it shows."""
 OUTLINE_MM: Final = 0.7
 """Smoothing of the outline, which follows the noise of single voxels otherwise."""
 
@@ -92,7 +94,7 @@ def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
     tools = morphology(backend)
     grid = coarse_grid(volume)
     found = find_brain(grid, tools)
-    mask = _at_full_resolution(volume, grid, found.mask, tools)
+    mask = _at_full_resolution(volume, grid, found, tools)
     volume_ml = volume.volume_ml(mask)
     # Every fourth voxel gives the median to a fraction of a HU.
     median_hu = float(np.median(volume.hu[mask][::4])) if volume_ml > 0 else float("nan")
@@ -145,23 +147,26 @@ def _flags(
     return tuple(flags)
 
 
-def _at_full_resolution(volume: CtVolume, grid: CoarseGrid, coarse: BoolArray, tools: Morphology) -> BoolArray:
+def _at_full_resolution(volume: CtVolume, grid: CoarseGrid, found: FoundBrain, tools: Morphology) -> BoolArray:
     """Bring the coarse mask to the CT grid and let the CT's own edges decide."""
     mask = np.zeros(volume.hu.shape, dtype=bool)
-    region = _region(volume, grid, coarse, tools)
+    region = _region(volume, grid, found.mask, tools)
     if not region.any():
         return mask
     box = _box(region)
     inside = region[box]
     px = float(np.sqrt(volume.spacing_mm[0] * volume.spacing_mm[1]))
     hu = tools.smooth(np.clip(volume.hu[box], -200, 300), EDGE_SMOOTH_MM / px)
-    inside &= (hu > EDGE_HU[0]) & (hu < EDGE_HU[1])
+    deep = np.zeros_like(inside)
+    streaked = grid.in_volume_order(found.streaked)[box[0]]
+    deep[streaked] = tools.erode(inside[streaked], (MARGIN_MM + STREAK_RIM_MM) / px)
+    inside &= ((hu > EDGE_HU[0]) & (hu < EDGE_HU[1])) | deep
     filled = tools.fill_holes(inside)
     bone = tools.without_specks(filled & ~inside & (hu > BONE_ABOVE_HU), BONE_ISLAND_CM2 * 100 / px**2)
     wide = tools.opened(filled, WISP_MM / px)
     brain = tools.without_specks(tools.dilate(wide, CORNER_MM / px) & filled & ~bone, SPECK_CM2 * 100 / px**2)
     outline = tools.smooth(brain, OUTLINE_MM / px) > 0.5
-    mask[box] = (tools.fill_holes(outline) & ~bone) & (hu > AIR_BELOW_HU)
+    mask[box] = (tools.fill_holes(outline) & ~bone & (hu > AIR_BELOW_HU)) | deep
     return mask
 
 

@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk
 from scipy import ndimage
 
+from benchmarks.mask_template import template_brain
 from jmmda_model.imaging import (
     CtVolume,
     ImagingError,
@@ -22,7 +23,6 @@ from jmmda_model.imaging import (
     to_network_grid,
 )
 from tests.jmmda_model.imaging_cases import dice, part, read_series
-from tests.jmmda_model.template_case import template_brain
 
 
 @pytest.fixture(scope="module")
