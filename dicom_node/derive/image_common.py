@@ -15,7 +15,6 @@ from typing import Any, Final
 import highdicom
 import numpy as np
 import numpy.typing as npt
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr.coding import CodedConcept
 from pydicom.config import IGNORE
 from pydicom.dataelem import DataElement
@@ -25,8 +24,9 @@ from pydicom.uid import ExplicitVRLittleEndian
 from pydicom.valuerep import DS
 
 from dicom_node.derive.lossy import inherit_lossy_compression
+from dicom_node.derive.origin import coding_schemes, equipment, set_identity, software_versions
 from dicom_node.derive.sources import SourceSeries, SourceSlice
-from dicom_node.dicom.identity import ACQUISITION, IDENTITY, IMAGE_PLANE, TYPE_2_IDENTITY, copy_verbatim, raw, tag_of
+from dicom_node.dicom.identity import ACQUISITION, IMAGE_PLANE, copy_verbatim, raw, tag_of
 from dicom_node.dicom.labels import (
     CODING_SCHEME,
     CONTENT_QUALIFICATION,
@@ -45,17 +45,6 @@ from dicom_node.dicom.reading import ElementReader
 from dicom_node.dicom.uids import application_version, derived_frame_of_reference_uid
 
 OUTPUT_LEVELS: Final = 4095
-
-_SCANNER: Final = (
-    "Manufacturer",
-    "InstitutionName",
-    "InstitutionAddress",
-    "StationName",
-    "InstitutionalDepartmentName",
-    "ManufacturerModelName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +129,7 @@ def constructor_arguments(plan: SeriesPlan, image: ImagePlan) -> dict[str, Any]:
         "instance_number": image.instance_number,
         "manufacturer": MANUFACTURER,
         "manufacturer_model_name": MODEL_NAME,
-        "software_versions": _software_versions(plan.bundle),
+        "software_versions": software_versions(plan.bundle),
         "device_serial_number": plan.node_id,
         "series_description": series_description(plan.output, plan.bundle.training_mark),
         "content_qualification": CONTENT_QUALIFICATION,
@@ -149,13 +138,7 @@ def constructor_arguments(plan: SeriesPlan, image: ImagePlan) -> dict[str, Any]:
         "content_time": created.time(),
         "series_date": created.date(),
         "series_time": created.time(),
-        "coding_schemes": [
-            CodingSchemeIdentificationItem(
-                designator=CODING_SCHEME,
-                name="Codes of the jmmda-node project",
-                responsible_organization=MANUFACTURER,
-            )
-        ],
+        "coding_schemes": coding_schemes(),
     }
 
 
@@ -165,12 +148,19 @@ def finish(ds: Dataset, plan: SeriesPlan, image: ImagePlan) -> None:
     ds.InstanceCreationTime = ds.ContentTime
     _set_labels(ds, plan)
     _set_references(ds, image.source, image.neighbours)
-    _set_equipment(ds, image.source, plan)
+    ds.ContributingEquipmentSequence = equipment(
+        image.source.header,
+        purpose=codes.DCM.SynthesizingEquipment,
+        bundle=plan.bundle,
+        node_id=plan.node_id,
+        moment=plan.created,
+        description=f"Synthesis of the image from CT, model sha256 {plan.bundle.sha256}",
+    )
     _set_plane(ds, image.source, image.series)
     _set_pixels(ds, image.pixels)
     _set_private_block(ds, plan)
     inherit_lossy_compression(image.source.path, image.source.header, ds)
-    _set_identity(ds, image.source)
+    set_identity(ds, image.source.header)
 
 
 def _set_labels(ds: Dataset, plan: SeriesPlan) -> None:
@@ -212,23 +202,6 @@ def _set_references(ds: Dataset, source: SourceSlice, neighbours: tuple[SourceSl
     ds.ReferencedSeriesSequence = [series]
 
 
-def _set_equipment(ds: Dataset, source: SourceSlice, plan: SeriesPlan) -> None:
-    """Name scanner, node and library, each with its purpose (PS3.3 C.12.1)."""
-    when = plan.created.strftime("%Y%m%d%H%M%S.%f%z")
-    node = highdicom.ContributingEquipment(
-        manufacturer=MANUFACTURER,
-        purpose_of_reference=codes.DCM.SynthesizingEquipment,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=_software_versions(plan.bundle),
-        device_serial_number=plan.node_id,
-        contribution_datetime=when,
-        contribution_description=f"Synthesis of the image from CT, model sha256 {plan.bundle.sha256}",
-    )
-    library = highdicom.ContributingEquipment.for_highdicom()
-    library.ContributionDateTime = when
-    ds.ContributingEquipmentSequence = [*_scanner(source), node, library]
-
-
 def _set_plane(ds: Dataset, source: SourceSlice, series: SourceSeries) -> None:
     """Lie exactly where the CT slice lies, in its frame of reference (PS3.3 C.7.4.1, C.7.6.2)."""
     ds.SliceThickness = None
@@ -236,8 +209,6 @@ def _set_plane(ds: Dataset, source: SourceSlice, series: SourceSeries) -> None:
     ds.PositionReferenceIndicator = None
     copy_verbatim(source.header, ds, (*IMAGE_PLANE, *ACQUISITION))
     reader = ElementReader(source.header)
-    if reader.zone() is not None:
-        copy_verbatim(source.header, ds, ("TimezoneOffsetFromUTC",))
     if not reader.present("FrameOfReferenceUID"):
         ds.FrameOfReferenceUID = derived_frame_of_reference_uid(source.study_instance_uid, source.series_instance_uid)
     if not reader.present("BodyPartExamined"):
@@ -279,40 +250,6 @@ def _set_private_block(ds: Dataset, plan: SeriesPlan) -> None:
     block.add_new(0x01, "LO", plan.bundle.sha256)
     block.add_new(0x02, "LO", application_version())
     block.add_new(0x03, "UT", plan.record)
-
-
-def _set_identity(ds: Dataset, source: SourceSlice) -> None:
-    """Copy patient and study byte by byte; what is missing of type 2 stays present and empty."""
-    for keyword in TYPE_2_IDENTITY:
-        setattr(ds, keyword, None)
-    copy_verbatim(source.header, ds, IDENTITY)
-    reader = ElementReader(source.header)
-    how = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
-    if reader.text("PatientIdentityRemoved") == "YES" and not any(map(reader.present, how)):
-        # Type 1C: empty or absent it would be an error of ours that was inherited from the CT.
-        ds.DeidentificationMethod = "Unknown, inherited from source"
-    copy_verbatim(source.header, ds, ("SpecificCharacterSet",))
-
-
-def _software_versions(bundle: BundleFacts) -> list[str]:
-    model = f"model {bundle.name} {bundle.size} {bundle.version}".strip()
-    ascii_model = model.encode("ascii", "replace").decode().replace("\\", "/")
-    return [application_version(), ascii_model[:64].rstrip(), f"model sha256 {bundle.sha256[:32]}"]
-
-
-def _scanner(source: SourceSlice) -> list[Dataset]:
-    """Item for the CT scanner with the bytes of its header, none when the CT does not name its manufacturer."""
-    reader = ElementReader(source.header)
-    if not reader.present("Manufacturer"):
-        return []
-    item = Dataset()
-    copy_verbatim(source.header, item, (name for name in _SCANNER if reader.present(name)))
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.AcquisitionEquipment)]
-    acquired = reader.moment("AcquisitionDate", "AcquisitionTime")
-    if acquired is not None:
-        item.ContributionDateTime = acquired.strftime("%Y%m%d%H%M%S.%f")
-    item.ContributionDescription = "Acquisition equipment of the source image(s)"
-    return [item]
 
 
 def provenance(

@@ -13,8 +13,9 @@ from highdicom.sr.coding import CodedConcept
 from highdicom.sr.enum import RelationshipTypeValues
 from pydicom.sr.codedict import codes
 
-from dicom_node.derive.companions.frame import Frame, ascii_text
-from dicom_node.derive.mr_image import MANUFACTURER, MODEL_NAME
+from dicom_node.derive.companions.frame import Frame
+from dicom_node.derive.origin import ascii_text
+from dicom_node.dicom.labels import MANUFACTURER, MODEL_NAME
 from dicom_node.dicom.uids import derived_uid
 
 

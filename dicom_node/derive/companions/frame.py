@@ -10,8 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-import highdicom
-from highdicom.coding_schemes import CodingSchemeIdentificationItem
 from highdicom.sr.coding import CodedConcept
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
@@ -22,12 +20,12 @@ from pydicom.uid import ExplicitVRLittleEndian
 from dicom_node.derive.companions.request import CompanionInstance, CompanionSeries
 from dicom_node.derive.companions.sources import FRAME_OF_REFERENCE, SERIES, STUDY, SourceImage
 from dicom_node.derive.encoding import encode_file
-from dicom_node.derive.mr_image import CODING_SCHEME, MANUFACTURER, MODEL_NAME
+from dicom_node.derive.origin import ascii_text, coding_schemes, equipment, set_identity, software_versions
 from dicom_node.dicom.companion_labels import CLASSES, CompanionFacts, check_companion
-from dicom_node.dicom.identity import IDENTITY, TYPE_2_IDENTITY, copy_verbatim, raw, tag_of
-from dicom_node.dicom.labels import CONTENT_QUALIFICATION, BundleFacts
+from dicom_node.dicom.identity import copy_verbatim, raw, tag_of
+from dicom_node.dicom.labels import CODING_SCHEME, CONTENT_QUALIFICATION, MANUFACTURER, MODEL_NAME, BundleFacts
 from dicom_node.dicom.reading import ElementReader
-from dicom_node.dicom.uids import application_version, derived_frame_of_reference_uid, derived_sop_uid, derived_uid
+from dicom_node.dicom.uids import derived_frame_of_reference_uid, derived_sop_uid, derived_uid
 from dicom_node.ledger.durable import PART_SUFFIX, fsync_folder, name_hash, write_part
 
 #: Series Number of each kind = offset of the site + so many + the CT's number modulo 1000.
@@ -44,16 +42,6 @@ _DATES: Final = ("InstanceCreationDate", "ContentDate", "SeriesDate", "Presentat
 _TIMES: Final = ("InstanceCreationTime", "ContentTime", "SeriesTime", "PresentationCreationTime")
 #: Kinds whose object is an image or lies on one: General Series asks for the laterality unless the part is named.
 _IMAGE_KINDS: Final = frozenset({"seg", "pm", "gsps", "note-sc"})
-_SCANNER: Final = (
-    "Manufacturer",
-    "InstitutionName",
-    "InstitutionAddress",
-    "StationName",
-    "InstitutionalDepartmentName",
-    "ManufacturerModelName",
-    "DeviceSerialNumber",
-    "SoftwareVersions",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +93,6 @@ class Frame:
             return self.created
         return (self.created if self.created.tzinfo is not None else self.created.replace(tzinfo=UTC)).astimezone(zone)
 
-    @property
-    def software_versions(self) -> list[str]:
-        """Versions of node and model."""
-        bundle = self.bundle
-        if bundle is None:
-            return [application_version()]
-        model = ascii_text(f"model {bundle.name} {bundle.size} {bundle.version}".strip())
-        return [application_version(), model[:64].rstrip(), f"model sha256 {bundle.sha256[:32]}"]
-
     def document(self) -> dict[str, Any]:
         """Arguments that every constructor of highdicom takes."""
         return {
@@ -125,29 +104,18 @@ class Frame:
             "instance_number": 1,
             "manufacturer": MANUFACTURER,
             "manufacturer_model_name": MODEL_NAME,
-            "software_versions": self.software_versions,
+            "software_versions": software_versions(self.bundle),
             "device_serial_number": self.node_id,
             "series_description": self.description,
             "transfer_syntax_uid": ExplicitVRLittleEndian,
             "specific_character_set": None,
-            "coding_schemes": [
-                CodingSchemeIdentificationItem(
-                    designator=CODING_SCHEME,
-                    name="Codes of the jmmda-node project",
-                    responsible_organization=MANUFACTURER,
-                )
-            ],
+            "coding_schemes": coding_schemes(),
         }
 
 
 def fingerprint(*parts: object) -> str:
     """SHA-256 over what an object says, for its UID."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def ascii_text(text: str) -> str:
-    """Text of our own as ASCII without a backslash, since SpecificCharacterSet belongs to the patient's name."""
-    return "".join(c if " " <= c <= "~" else "?" for c in " ".join(text.split())).replace("\\", "/")
 
 
 def own_code(value: str, meaning: str) -> CodedConcept:
@@ -179,7 +147,7 @@ def finish(ds: Dataset, frame: Frame) -> bytes:
     ds.ContributingEquipmentSequence = _equipment(frame, moment)
     _name_dimensions(ds, frame)
     correct_ambiguous_vr(ds, is_little_endian=True)
-    _set_identity(ds, frame.header)
+    set_identity(ds, frame.header)
     if frame.facts.kind in _IMAGE_KINDS:
         copy_verbatim(frame.header, ds, ("BodyPartExamined",))
         if not ElementReader(frame.header).present("BodyPartExamined"):
@@ -212,34 +180,16 @@ def place(data: bytes, frame: Frame, out_folder: Path) -> CompanionSeries:
 
 
 def _equipment(frame: Frame, moment: datetime) -> list[Dataset]:
-    """Scanner, node and library, each with its purpose (PS3.3 C.12.1)."""
-    when = moment.strftime("%Y%m%d%H%M%S.%f%z")
     bundle = frame.bundle
-    purpose = codes.DCM.SynthesizingEquipment if frame.facts.kind == "pm" else codes.DCM.ProcessingEquipment
     told = "Check of the CT; no image was synthesized" if bundle is None else f"Result of model sha256 {bundle.sha256}"
-    node = highdicom.ContributingEquipment(
-        manufacturer=MANUFACTURER,
-        purpose_of_reference=purpose,
-        manufacturer_model_name=MODEL_NAME,
-        software_versions=frame.software_versions,
-        device_serial_number=frame.node_id,
-        contribution_datetime=when,
-        contribution_description=told,
+    return equipment(
+        frame.header,
+        purpose=codes.DCM.SynthesizingEquipment if frame.facts.kind == "pm" else codes.DCM.ProcessingEquipment,
+        bundle=bundle,
+        node_id=frame.node_id,
+        moment=moment,
+        description=told,
     )
-    library = highdicom.ContributingEquipment.for_highdicom()
-    library.ContributionDateTime = when
-    return [*_scanner(frame.header), node, library]
-
-
-def _scanner(header: Dataset) -> list[Dataset]:
-    reader = ElementReader(header)
-    if not reader.present("Manufacturer"):
-        return []
-    item = Dataset()
-    copy_verbatim(header, item, (name for name in _SCANNER if reader.present(name)))
-    item.PurposeOfReferenceCodeSequence = [CodedConcept.from_code(codes.DCM.AcquisitionEquipment)]
-    item.ContributionDescription = "Acquisition equipment of the source image(s)"
-    return [item]
 
 
 def _name_dimensions(ds: Dataset, frame: Frame) -> None:
@@ -248,21 +198,6 @@ def _name_dimensions(ds: Dataset, frame: Frame) -> None:
     for keyword in ("DimensionOrganizationSequence", "DimensionIndexSequence"):
         for item in ds.get(keyword) or ():
             item.DimensionOrganizationUID = uid
-
-
-def _set_identity(ds: Dataset, header: Dataset) -> None:
-    """Copy patient and study byte by byte; what is missing of type 2 stays present and empty."""
-    reader = ElementReader(header)
-    for keyword in TYPE_2_IDENTITY:
-        setattr(ds, keyword, None)
-    copy_verbatim(header, ds, IDENTITY)
-    how = ("DeidentificationMethod", "DeidentificationMethodCodeSequence")
-    if reader.text("PatientIdentityRemoved") == "YES" and not any(map(reader.present, how)):
-        # Type 1C: empty or absent it would be an error of ours that was inherited from the CT.
-        ds.DeidentificationMethod = "Unknown, inherited from source"
-    if reader.zone() is not None:
-        copy_verbatim(header, ds, ("TimezoneOffsetFromUTC",))
-    copy_verbatim(header, ds, ("SpecificCharacterSet",))
 
 
 def _true_names(frame: Frame) -> dict[str, bytes]:

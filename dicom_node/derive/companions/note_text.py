@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dicom_node.derive.companions.frame import ascii_text
+from dicom_node.derive.origin import ascii_text
 from dicom_node.dicom.companion_labels import NOT_PROCESSED
 from dicom_node.dicom.refusal_words import ABSENCE, figure_lines, words_for
 from dicom_node.dicom.text_page import Line

@@ -13,7 +13,7 @@ from dicom_node.derive.companions.frame import Frame, finish
 from dicom_node.derive.companions.planes import place_frames
 from dicom_node.derive.companions.sources import image_stand_ins
 from dicom_node.derive.lossy import inherit_lossy_compression
-from dicom_node.derive.mr_image import MANUFACTURER
+from dicom_node.dicom.labels import MANUFACTURER
 from dicom_node.dicom.uids import application_version
 from dicom_node.errors import Permanent
 

@@ -20,11 +20,10 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.dataset import Dataset
 
 from dicom_node.derive.companions.request import SeriesReference
-from dicom_node.derive.sources import source_name
 from dicom_node.dicom.enhanced import frame_dataset
 from dicom_node.dicom.identity import IDENTITY, verbatim
 from dicom_node.dicom.reading import ElementReader, open_dataset
-from dicom_node.dicom.uids import derived_uid
+from dicom_node.dicom.uids import derived_uid, source_name
 from dicom_node.errors import NodeError, Permanent, Transient
 
 CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"

@@ -28,14 +28,14 @@ from highdicom.sr.coding import CodedConcept
 from pydicom.sr.codedict import codes
 
 from dicom_node.derive.companions.document import device_context, text_item
-from dicom_node.derive.companions.frame import Frame, ascii_text, finish, own_code
+from dicom_node.derive.companions.frame import Frame, finish, own_code
 from dicom_node.derive.companions.request import SeriesReference
 from dicom_node.derive.companions.seg import ALGORITHM
 from dicom_node.derive.companions.sources import instance_stand_ins, series_stand_ins
-from dicom_node.derive.mr_image import MANUFACTURER
+from dicom_node.derive.origin import ascii_text
 from dicom_node.dicom.companion_labels import DISCLAIMER_CODE
 from dicom_node.dicom.gate_codes import CODES
-from dicom_node.dicom.labels import IMAGE_COMMENTS, BundleFacts, training_sentence
+from dicom_node.dicom.labels import IMAGE_COMMENTS, MANUFACTURER, BundleFacts, training_sentence
 from dicom_node.dicom.uids import application_version, derived_uid
 
 DESCRIPTION: Final = "Quality report of SYNTHETIC DWI from CT (AI) - RESEARCH"
