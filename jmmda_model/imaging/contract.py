@@ -10,7 +10,8 @@ from typing import Any, Final
 from jmmda_model.imaging.errors import ImagingError
 
 CONTRACT_VERSION: Final = 2
-"""Raised whenever the same settings would give other tensors; a bundle of another version is refused."""
+"""Raised whenever the same settings would give other tensors; a bundle of another version is refused. Not raised for a
+mask whose edge moves by less than the noise of a CT would move it: docs/mask.md has the figures of the last change."""
 
 MASK_CHANNELS: Final = ("brain", "edge_distance")
 """Mask channels this version can compute, in the order of their documentation."""

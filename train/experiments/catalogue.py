@@ -307,6 +307,7 @@ def _length(make: RowMaker) -> Experiment:
     rows = (
         *trained(title_of("resunet_masked"), "resunet_masked"),
         *trained("Pix2PixHD + robust loss", JMMDA, generator=PLAIN),
+        *trained(f"{OURS}, pixel loss only", JMMDA, loss=PIXEL_LOSS),
         *trained(OURS, JMMDA),
         *make.control_rows(CONTROLS, centre),
     )
