@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.common import REPOSITORY
 
-MEASUREMENTS = ("stages", "processes", "receive")
+MEASUREMENTS = ("stages", "wait", "processes", "receive")
 
 
 def main() -> None:

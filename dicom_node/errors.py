@@ -82,6 +82,7 @@ class RetryPolicy:
 RETRY: Final[Mapping[str, RetryPolicy]] = MappingProxyType(
     {
         "deliver": RetryPolicy(attempts=60, first_wait_s=5.0, longest_wait_s=600.0),
+        "find": RetryPolicy(attempts=1_000_000, first_wait_s=5.0, longest_wait_s=60.0),
         "synthesize": RetryPolicy(attempts=2, first_wait_s=1.0, longest_wait_s=10.0),
         "derive": RetryPolicy(attempts=3, first_wait_s=2.0, longest_wait_s=30.0),
         "child": RetryPolicy(attempts=1_000_000, first_wait_s=0.5, longest_wait_s=30.0),

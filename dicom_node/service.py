@@ -1,7 +1,8 @@
 """The service process: the only writer of the ledger. It wires the rooms together and keeps their clock.
 
-Threads: the main one waits for pokes, signals and its supervisor; APScheduler looks at everything once a second; one
-thread feeds the worker, one derives, one per destination sends. All of them read their work from the ledger.
+Threads: the main one waits for pokes, signals and its supervisor, and for the moment at which a series may be complete;
+APScheduler looks at everything once a second; one thread feeds the worker, one derives, one per destination sends. All
+of them read their work from the ledger. While a series waits, one more per source asks what that holds (C-FIND).
 
 Protocol with the supervisor, one JSON object a line on standard output: ``ready`` once, ``beat`` while every loop makes
 progress, ``reloaded`` or ``not_reloaded``, ``stopped``. The end of standard input means that the supervisor is gone.
@@ -19,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -28,11 +30,12 @@ from sqlalchemy import select
 from dicom_node.assemble.decide import Decider
 from dicom_node.assemble.ingest import Ingest
 from dicom_node.assemble.quiet import QuietClock
+from dicom_node.assemble.source import Inquiry
 from dicom_node.assemble.sweep import Sweep
 from dicom_node.deliver.outbox import Outbox
 from dicom_node.ledger.clock import Clock
 from dicom_node.ledger.place import place_of
-from dicom_node.ledger.poke import bind_poke_socket
+from dicom_node.ledger.poke import bind_poke_socket, poke
 from dicom_node.ledger.rebuild import restore_missing, sync_journals
 from dicom_node.ledger.spool import SpoolPaths, durable_write, utc_now
 from dicom_node.ledger.store import Ledger
@@ -79,8 +82,9 @@ class Service:
         self._ledger = ledger
         self._paths = ledger.paths
         self._quiet = QuietClock(ledger.clock)
-        self._ingest = Ingest(ledger, self._quiet)
-        self._sweep = Sweep(ledger, self._quiet, Decider(ledger.paths))
+        self._ingest = Ingest(ledger, self._quiet, lambda: self._settings.intake.late_slices)
+        self._inquiry = Inquiry(ledger.clock, self.settings, partial(poke, ledger.paths.service_socket))
+        self._sweep = Sweep(ledger, self._quiet, Decider(ledger.paths), self._inquiry)
         self._beats = Beats(ledger.clock)
         self._outbox = Outbox(ledger, self.settings)
         self._derive = DeriveStage(ledger, self.settings, self._beats, self._outbox.wake)
@@ -113,20 +117,28 @@ class Service:
 
     def stop(self) -> None:
         """Stop every thread; whatever is under way is in the ledger and goes on at the next start."""
+        self._inquiry.stop()
         self._schedule.stop()
         self._synthesis.stop()
         self._derive.stop()
         self._outbox.stop()
         self._write_state("stopped")
 
-    def assemble(self) -> None:
-        """Do one round of ingest, completion, decision and requests."""
+    def assemble(self) -> float | None:
+        """Do one round of ingest, completion, decision and requests.
+
+        Returns
+        -------
+        float or None
+            Seconds until the next round is worth it, where that is known.
+        """
         with self._assembling:
             self._ingest.scan()
-            self._sweep.run(self._settings)
+            due_s = self._sweep.run(self._settings)
             serve_requests(self._paths, lambda request: handle_request(self._ledger, self._settings, request))
         self._beats.beat("assemble", _ASSEMBLE_LIMIT_S)
         self._synthesis.wake()
+        return due_s
 
     def reload(self) -> None:
         """Read the settings file again; a bad one changes nothing and says why."""
@@ -206,9 +218,9 @@ class _Wakeup:
     def _noticed(self, number: int, frame: FrameType | None) -> None:
         self.signals.add(signal.Signals(number))
 
-    def wait(self) -> bool:
-        """Wait for something; return False when it is time to stop."""
-        for key, _ in self._selector.select():
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait for something, or until the time is over; return False when it is time to stop."""
+        for key, _ in self._selector.select(timeout_s):
             if key.fileobj is self._pokes:
                 _drain(self._pokes)
             elif key.fileobj is self._woken:
@@ -276,13 +288,15 @@ def _run(service: Service, paths: SpoolPaths) -> None:
     wakeup = _Wakeup(bind_poke_socket(paths.service_socket))
     service.start()
     tell("ready", pid=os.getpid())
+    due_s: float | None = None
     try:
-        while wakeup.wait():
+        while wakeup.wait(due_s):
             if signal.SIGHUP in wakeup.signals:
                 wakeup.signals.discard(signal.SIGHUP)
                 service.reload()
+            due_s = None
             try:
-                service.assemble()
+                due_s = service.assemble()
             except Exception as error:  # noqa: BLE001 - border of the loop: what waits stays in spool and ledger
                 logger.error("assembling failed: %s; it is tried again in a second", place_of(error))
             time.sleep(_POKE_GAP_S)

@@ -205,7 +205,7 @@ class Decider:
                 "sop_instance_uids": [header.sop_instance_uid for header in outcome.headers],
                 "frames": [header.frame_number for header in outcome.headers],
             },
-            notes=list(outcome.notes),
+            notes=[*outcome.notes, *_missing_note(series)],
             calling_ae=series.calling_ae,
             supersedes=old.key if old else None,
             superseded_series_uid=old.result_series_uid if old else None,
@@ -254,6 +254,14 @@ def source_paths(paths: SpoolPaths, job: Job) -> tuple[Path, ...]:
     """Return the files that a job works on, in the order of the gate."""
     folder = paths.series / job.series.folder
     return tuple(folder / name for name in job.sources["files"])
+
+
+def _missing_note(series: Series) -> list[str]:
+    """Say in the result itself that it was made of fewer images than the source holds."""
+    held = series.expected.get("source")
+    if held is None or len(series.instances) >= held:
+        return []
+    return [f"made of {len(series.instances)} images; the source holds {held} of this series"]
 
 
 def _chosen_of(study: Study) -> Series | None:

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,7 @@ from dicom_node.ledger.spool import (
 from dicom_node.ledger.states import State, StudyState
 from dicom_node.ledger.store import Ledger, Transaction
 from dicom_node.ledger.tables import Association, Instance, Job, Series, Study
+from dicom_node.settings import LateSlices
 
 logger = logging.getLogger(__name__)
 
@@ -71,12 +72,15 @@ class Ingest:
         Open ledger; its `paths` name the spool.
     quiet : QuietClock
         Told about every arrival.
+    late_slices : callable
+        Returns the policy in force for slices that come late.
     """
 
-    def __init__(self, ledger: Ledger, quiet: QuietClock) -> None:
+    def __init__(self, ledger: Ledger, quiet: QuietClock, late_slices: Callable[[], LateSlices]) -> None:
         self._ledger = ledger
         self._paths = ledger.paths
         self._quiet = quiet
+        self._late_slices = late_slices
         self._incoming = Incoming(ledger.paths.incoming)
 
     def recover(self) -> None:
@@ -230,11 +234,7 @@ class Ingest:
         return series
 
     def _register_series(
-        self,
-        change: Transaction,
-        series: Series,
-        group: Sequence[_Arrival],
-        association: IncomingAssociation,
+        self, change: Transaction, series: Series, group: Sequence[_Arrival], association: IncomingAssociation
     ) -> Iterator[Aside]:
         known = {one.sop_instance_uid: one for one in series.instances}
         fresh: list[_Arrival] = []
@@ -280,7 +280,9 @@ class Ingest:
             received_at=arrival.received_at,
             association_key=association.key,
             offset_mm=_offset(arrival.header),
+            slice_thickness_mm=arrival.header.slice_thickness_mm,
             images_in_acquisition=arrival.header.images_in_acquisition,
+            series_related_instances=arrival.header.series_related_instances,
         )
         series.instances.append(instance)
         change.journal(series, _instance_line(instance))
@@ -311,7 +313,10 @@ class Ingest:
         if series.code == LOOP_GUARD and series.state is State.SKIPPED:
             return
         reason = _loop_reason(change, series, [arrival.header for arrival in fresh])
-        reopen_series(change, series)
+        policy = LateSlices.SUPERSEDE if reason is not None else self._late_slices()
+        if not reopen_series(change, series, policy):
+            self._quiet.forget(series)
+            return
         if reason is not None:
             change.move(series, State.SKIPPED, code=LOOP_GUARD, reason=reason)
             return
@@ -362,7 +367,9 @@ def _instance_line(instance: Instance) -> dict[str, object]:
         "received_at": instance.received_at.isoformat(),
         "association_key": instance.association_key,
         "offset_mm": instance.offset_mm,
+        "slice_thickness_mm": instance.slice_thickness_mm,
         "images_in_acquisition": instance.images_in_acquisition,
+        "series_related_instances": instance.series_related_instances,
     }
 
 

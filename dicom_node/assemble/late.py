@@ -1,33 +1,68 @@
 """What a new instance or a new series does to a series and a study that had already moved on.
 
-A late slice makes a new result. A result of which nothing was sent yet gives way at once; one that is out, or on its
-way, is finished and becomes SUPERSEDED when its successor is queued. So it is too when a better series takes the place
-of the chosen one.
+A late slice makes a new result, or is only reported (``intake.late_slices``). A result of which nothing was sent yet
+gives way at once; one that is out, or on its way, is finished and becomes SUPERSEDED when its successor is queued. So
+it is too when a better series takes the place of the chosen one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from dicom_node.ledger.states import UNSENT, DeliveryState, State, StudyState
 from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Job, Series, Study
+from dicom_node.settings import LateSlices
 
 LOOP_GUARD: Final = "loop_guard"
+LATE: Final = "late_slices"
 TOOK_OVER: Final = "better_series_took_over"
+_RETRY: Final = "it is kept as it is (series retry --new makes one of all slices)"
+_KEPT: Final[Mapping[LateSlices, str]] = {
+    LateSlices.REOPEN: f"slices came after the result of this series was sent, or began to be; {_RETRY}",
+    LateSlices.REPORT: f"slices came after this series was queued; its result is made without them, and {_RETRY}",
+}
 
 
-def reopen_series(change: Transaction, series: Series) -> None:
-    """Bring a series to which an instance was added back to RECEIVING, whatever it had become."""
-    if series.state is State.RECEIVING or series.code == LOOP_GUARD:
-        return
+def reopen_series(change: Transaction, series: Series, policy: LateSlices = LateSlices.SUPERSEDE) -> bool:
+    """Bring a series to which instances were added back to RECEIVING, unless the policy keeps its result.
+
+    Parameters
+    ----------
+    change : Transaction
+        The open transaction.
+    series : Series
+        To which something was added just now.
+    policy : LateSlices
+        What becomes of a result that is there, or being made. A series without one is always opened again.
+
+    Returns
+    -------
+    bool
+        Whether the series is being received now.
+    """
+    if series.state is State.RECEIVING:
+        return True
+    if series.code == LOOP_GUARD:
+        return False
     job = change.job(series.job_key) if series.job_key else None
+    if job is not None and _keeps(job, series, policy):
+        change.remark(series, LATE, code=LATE, reason=_KEPT[policy])
+        return False
     series.job_key = None
-    change.move(series, State.RECEIVING, code="late_slices", reason="more slices arrived after the series was complete")
+    change.move(series, State.RECEIVING, code=LATE, reason="more slices arrived after the series was complete")
     if job is not None and job.state in UNSENT:
-        change.move_job(
-            job, State.SUPERSEDED, code="late_slices", reason="more slices arrived before anything was sent"
-        )
+        change.move_job(job, State.SUPERSEDED, code=LATE, reason="more slices arrived before anything was sent")
+    return True
+
+
+def _keeps(job: Job, series: Series, policy: LateSlices) -> bool:
+    """Tell whether a policy keeps this result, although slices came that are not in it."""
+    if policy is LateSlices.SUPERSEDE or job.state is State.REFUSED:
+        return False
+    sent = sent_result(series) is not None
+    return sent if policy is LateSlices.REOPEN or job.state is State.FAILED else True
 
 
 def reopen_study(change: Transaction, study: Study) -> None:

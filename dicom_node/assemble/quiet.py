@@ -19,9 +19,14 @@ class QuietClock:
         self._clock = clock
         self._last: dict[tuple[str, int], float] = {}
 
+    def now(self) -> float:
+        """Return the present moment on the clock of these times."""
+        return self._clock.monotonic()
+
     def arrived(self, series: Series) -> None:
         """Note that an instance of the series (and so of its study) has just arrived."""
-        now = self._clock.monotonic()
+        now = self.now()
+        self._last.setdefault(("first", series.id), now)
         self._last["series", series.id] = now
         self._last["study", series.study_id] = now
 
@@ -30,8 +35,8 @@ class QuietClock:
         return self._quiet_s("series", series.id, series.last_arrival_at)
 
     def series_age_s(self, series: Series) -> float:
-        """Seconds since the first instance of the series."""
-        return self._quiet_s("first", series.id, series.first_arrival_at)
+        """Seconds since the first instance of the series, or since the one that opened it again."""
+        return self._quiet_s("first", series.id, series.changed_at)
 
     def study_quiet_s(self, study: Study) -> float:
         """Seconds since the last instance of any series of the study."""
@@ -47,7 +52,7 @@ class QuietClock:
         self._last.pop(("study", study.id), None)
 
     def _quiet_s(self, kind: str, row_id: int, last_at: datetime) -> float:
-        now = self._clock.monotonic()
+        now = self.now()
         if (kind, row_id) not in self._last:
             elapsed_s = max((self._clock.now() - last_at).total_seconds(), 0.0)
             self._last[kind, row_id] = now - elapsed_s

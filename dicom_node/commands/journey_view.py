@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.assemble.completion import Sign
 from dicom_node.ledger.queries import AsideView, DeliveryView, EventView, JobView, SeriesView, StatusView
 
 
@@ -68,7 +69,8 @@ def show_story(console: Console, view: SeriesView, events: Sequence[EventView]) 
         "choice": f"score {view.score:.1f}{_because(view.verdict_code, view.verdict_reason)}"
         if view.score is not None
         else "not judged yet",
-        "signs of completion": ", ".join(view.signs) or "none yet",
+        "signs of completion": "; ".join(_sign_words(name) for name in view.signs) or "none yet",
+        "expected images": _expected_words(view.expected) or "nobody said",
     }
     for name, text in lines.items():
         console.print(f"  {name}: {text}", highlight=False)
@@ -79,6 +81,23 @@ def show_story(console: Console, view: SeriesView, events: Sequence[EventView]) 
     for event in events:
         step = f"{event.before or '-'} -> {event.after}" if event.after else event.kind
         console.print(f"  {_moment(event.at)}  {step}{_because(event.code, event.reason)}", highlight=False)
+
+
+def _sign_words(name: str) -> str:
+    """Put a sign of the ledger into words; one of another version stays a name."""
+    signs = {sign.name.lower(): sign.value for sign in Sign}
+    return signs.get(name, name)
+
+
+def _expected_words(expected: Mapping[str, Any]) -> str:
+    parts = []
+    if "source" in expected:
+        parts.append(f"{expected['source']} at peer {expected.get('peer')} (C-FIND, {expected.get('by')})")
+    if "header" in expected:
+        parts.append(f"{expected['header']} by NumberOfSeriesRelatedInstances of the headers")
+    if "acquisition" in expected:
+        parts.append(f"{expected['acquisition']} by ImagesInAcquisition")
+    return "; ".join(parts)
 
 
 def _show_job(console: Console, job: JobView) -> None:

@@ -60,7 +60,7 @@ name = "{name}"
 ae_titles = ["{ae_title}"]
 host = "127.0.0.1"
 port = {port}
-roles = ["source", "destination"]
+roles = ["source", "destination"{query}]
 
 [[routes]]
 from_ae = "{ae_title}"
@@ -113,6 +113,8 @@ class ThrowawaySettings:
         As in section ``[intake]``.
     node_id : str
         Enters the UIDs.
+    query : bool
+        Give every peer the role query.
     """
 
     peers: tuple[Remote, ...]
@@ -123,6 +125,7 @@ class ThrowawaySettings:
     quiet_s: float = 3.0
     study_quiet_s: float = 1.0
     node_id: str = "throwaway"
+    query: bool = False
 
 
 @dataclass(slots=True)
@@ -175,7 +178,8 @@ class ThrowawayNode:
             allow_phantom_bundle=json.dumps(chosen.allow_phantom_bundle),
         )
         for peer in chosen.peers:
-            text += _PEER.format(name=peer.name, ae_title=peer.called_ae_title, port=peer.port)
+            query = ', "query"' if chosen.query else ""
+            text += _PEER.format(name=peer.name, ae_title=peer.called_ae_title, port=peer.port, query=query)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(text)
 

@@ -85,7 +85,7 @@ class SliceHeader:
         Empty when absent.
     image_type : tuple of str
         Values of ImageType in capitals.
-    series_number, instance_number, images_in_acquisition : int or None
+    series_number, instance_number, images_in_acquisition, series_related_instances : int or None
         As in the header.
     rows, columns : int or None
         Size of the image, px.
@@ -142,6 +142,7 @@ class SliceHeader:
     transfer_syntax_uid: str = ""
     synthetic: bool = False
     images_in_acquisition: int | None = None
+    series_related_instances: int | None = None
     content_datetime: datetime | None = field(default=None, repr=False)
     study_date: date | None = field(default=None, repr=False)
     patient_age_years: float | None = field(default=None, repr=False)
@@ -195,6 +196,7 @@ _KEYWORDS: Final = (
     "SyntheticData",
     "ManufacturerModelName",
     "ImagesInAcquisition",
+    "NumberOfSeriesRelatedInstances",
     "ContentDate",
     "ContentTime",
     "TimezoneOffsetFromUTC",
@@ -296,6 +298,7 @@ def header_of(dataset: Dataset, path: Path, frame_number: int | None = None) -> 
         transfer_syntax_uid=syntax or "",
         synthetic=_is_synthetic(reader, image_type),
         images_in_acquisition=reader.integer("ImagesInAcquisition"),
+        series_related_instances=reader.integer("NumberOfSeriesRelatedInstances"),
         content_datetime=content,
         study_date=day,
         patient_age_years=patient_age_years(reader, day),

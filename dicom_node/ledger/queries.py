@@ -136,6 +136,7 @@ class SeriesView:
     last_arrival_at: datetime
     changed_at: datetime
     signs: tuple[str, ...]
+    expected: Mapping[str, Any]
     score: float | None
     verdict_code: str | None
     verdict_reason: str | None
@@ -255,6 +256,7 @@ def series_view(session: Session, series: Series) -> SeriesView:
         last_arrival_at=series.last_arrival_at,
         changed_at=series.changed_at,
         signs=tuple(series.signs),
+        expected=series.expected,
         score=series.score,
         verdict_code=series.verdict_code,
         verdict_reason=series.verdict_reason,

@@ -21,7 +21,7 @@ from dicom_node.ledger.durable import append_line, read_lines
 from dicom_node.ledger.job_file import read_job_file, restore_job, row_from_json, write_job_file
 from dicom_node.ledger.states import AT_REST, State, StudyState
 from dicom_node.ledger.store import ASIDE_JOURNAL, SERIES_JOURNAL, Ledger, Transaction
-from dicom_node.ledger.tables import Association, Event, Instance, Job, Series, SetAside, Study
+from dicom_node.ledger.tables import AWAITED_EVENT, Association, Event, Instance, Job, Series, SetAside, Study
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +141,7 @@ def _replay(change: Transaction, folder: str, lines: list[dict[str, Any]]) -> No
         state=State.RECEIVING,
         figures={},
         signs=[],
+        expected={},
         calling_ae=str(first.get("calling_ae", "")),
         host=str(first.get("host", "")),
         first_arrival_at=at,
@@ -211,6 +212,11 @@ def _replay_state(session: Session, series: Series, line: Mapping[str, Any]) -> 
     series.figures = line.get("figures") or {}
     series.changed_at = _moment(line["at"])
     series.signs = (line.get("figures") or {}).get("signs", series.signs)
+    _replay_expected(session, series, line)
+
+
+def _replay_expected(session: Session, series: Series, line: Mapping[str, Any]) -> None:
+    series.expected = (line.get("figures") or {}).get("expected", series.expected)
     _replay_remark(session, series, line)
 
 
@@ -231,4 +237,5 @@ _HANDLERS: Final[Mapping[str, Callable[[Session, Series, Mapping[str, Any]], Non
     "verdict": _replay_verdict,
     "study": _replay_study,
     "state": _replay_state,
+    AWAITED_EVENT: _replay_expected,
 }

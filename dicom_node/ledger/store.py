@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,9 +18,12 @@ from typing import Any, Final
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine, event, inspect, make_url, select
 from sqlalchemy.orm import Session, sessionmaker
 
+from dicom_node.errors import Permanent
 from dicom_node.ledger.clock import Clock
 from dicom_node.ledger.durable import append_lines
 from dicom_node.ledger.job_file import write_job_file
@@ -32,6 +36,8 @@ logger = logging.getLogger(__name__)
 SERIES_JOURNAL: Final = "series.jsonl"
 #: Journal of the files in the quarantine.
 ASIDE_JOURNAL: Final = "quarantine.jsonl"
+#: Bringing an older ledger up to date takes less.
+_MIGRATION_WAIT_S: Final = 3.0
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 
 
@@ -42,13 +48,27 @@ def ledger_url(paths: SpoolPaths, url: str | None) -> str:
 
 def migrate(engine: Engine) -> None:
     """Bring the tables to the newest revision with the packaged Alembic migrations."""
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
+    config = _alembic_config()
     with engine.connect() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")
         connection.commit()
+
+
+def _alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _is_up_to_date(engine: Engine) -> bool | None:
+    """Tell whether the tables are those of this version; None while there are none yet."""
+    if not inspect(engine).has_table(Event.__tablename__):
+        return None
+    with engine.connect() as connection:
+        present = MigrationContext.configure(connection).get_current_revision()
+    return None if present is None else present == ScriptDirectory.from_config(_alembic_config()).get_current_head()
 
 
 def _make_engine(url: str) -> Engine:
@@ -101,16 +121,31 @@ class Ledger:
 
     @classmethod
     def open_to_read(cls, paths: SpoolPaths, url: str | None = None) -> Ledger | None:
-        """Open an existing ledger for queries without changing it; None where there is none yet."""
+        """Open an existing ledger for queries without changing it; None where there is none yet.
+
+        Raises
+        ------
+        Permanent
+            ``ledger_version`` when another version of the node wrote it, and no service is just bringing it up to date.
+        """
         address = make_url(ledger_url(paths, url))
         if address.get_backend_name() == "sqlite" and not Path(address.database or "").is_file():
             return None
         engine = _make_engine(address.render_as_string(hide_password=False))
-        # A service that starts for the first time may just be making the tables.
-        if not inspect(engine).has_table(Event.__tablename__):
-            engine.dispose()
+        # A service that starts may just be making the tables, or changing those of an older version.
+        until = time.monotonic() + _MIGRATION_WAIT_S
+        while (up_to_date := _is_up_to_date(engine)) is False and time.monotonic() < until:
+            time.sleep(0.05)
+        if up_to_date:
+            return cls(engine, paths, Clock())
+        engine.dispose()
+        if up_to_date is None:
             return None
-        return cls(engine, paths, Clock())
+        raise Permanent(
+            "ledger_version",
+            "the ledger was written by another version of jmmda-node; start this one (jmmda-node serve), which brings"
+            " an older ledger up to date",
+        )
 
     def close(self) -> None:
         """Close every connection."""

@@ -17,6 +17,9 @@ from dicom_node.ledger.states import DeliveryState, State, StudyState
 
 UID_LENGTH = 64
 
+#: Remark about a series of which its source holds more than has come; its figures hold what `Series.expected` holds.
+AWAITED_EVENT = "awaited"
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A moment with offset in Python, UTC in the database (SQLite itself knows no time zones)."""
@@ -100,6 +103,7 @@ class Series(Base):
     last_arrival_at: Mapped[datetime]
     changed_at: Mapped[datetime]
     signs: Mapped[list[str]] = mapped_column(default=list)
+    expected: Mapped[dict[str, Any]] = mapped_column(default=dict)
     score: Mapped[float | None]
     verdict_code: Mapped[str | None] = mapped_column(String(64))
     verdict_reason: Mapped[str | None] = mapped_column(Text)
@@ -139,7 +143,9 @@ class Instance(Base):
     received_at: Mapped[datetime]
     association_key: Mapped[str] = mapped_column(String(64))
     offset_mm: Mapped[float | None]
+    slice_thickness_mm: Mapped[float | None]
     images_in_acquisition: Mapped[int | None]
+    series_related_instances: Mapped[int | None]
 
     series: Mapped[Series] = relationship(back_populates="instances")
 

@@ -1,4 +1,4 @@
-"""The verbs we call on peers: echo and store."""
+"""The verbs we call on peers: echo and store (find: `dicom_node.net.find`)."""
 
 from __future__ import annotations
 

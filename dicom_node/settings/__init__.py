@@ -11,6 +11,7 @@ from dicom_node.settings.model import Settings
 from dicom_node.settings.sections import (
     DeliverySettings,
     IntakeSettings,
+    LateSlices,
     LedgerSettings,
     LogLevel,
     ModelSettings,
@@ -27,6 +28,7 @@ __all__ = [
     "Fault",
     "GeometrySettings",
     "IntakeSettings",
+    "LateSlices",
     "LedgerSettings",
     "LogLevel",
     "ModelSettings",

@@ -37,6 +37,14 @@ class LogLevel(StrEnum):
     ERROR = "ERROR"
 
 
+class LateSlices(StrEnum):
+    """What becomes of slices of a series whose result is made, or being made, already."""
+
+    SUPERSEDE = "supersede"
+    REOPEN = "reopen"
+    REPORT = "report"
+
+
 class Precision(StrEnum):
     """Arithmetic of the generator."""
 
@@ -143,8 +151,8 @@ class Peer(Section):
         default=None, description="Its port. May be left out when the peer only sends to us (role source alone)."
     )
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] = Field(
-        description="What it is: source (sends CT), destination (gets results), query (answers C-FIND), commitment "
-        "(confirms storage)."
+        description="What it is: source (sends CT), destination (gets results), query (answers C-FIND: it is asked how "
+        "many images it holds of what it sends), commitment (confirms storage)."
     )
     any_host: bool = Field(
         default=False,
@@ -177,11 +185,12 @@ class Route(Section):
 
 
 class IntakeSettings(Section):
-    """When a series counts as complete, and when we stop accepting."""
+    """When a series counts as complete, and when we stop accepting. docs/completion.md says how it works together."""
 
     settle_s: Seconds = Field(
         default=2.0,
-        description="Quiet time after which a series without gaps is complete once its association has closed.",
+        description="Quiet time after which a series is complete once its association has closed, where it is without"
+        " gaps or as large as the source says.",
     )
     quiet_s: Seconds = Field(
         default=10.0, description="Quiet time after which a series is complete without those signs."
@@ -190,7 +199,24 @@ class IntakeSettings(Section):
         default=600.0, description="Longest wait since the first instance, whatever still arrives."
     )
     study_quiet_s: Seconds = Field(
-        default=5.0, description="Quiet time after which the series of a study are compared and one is chosen."
+        default=5.0,
+        description="Quiet time after which the series of a study are compared and one is chosen; settle_s is enough"
+        " where the source says that every one is here.",
+    )
+    find_timeout_s: Seconds = Field(
+        default=5.0,
+        description="Longest wait for each answer of a peer with role query that is asked how many images it holds"
+        " (C-FIND). Nothing else waits for it.",
+    )
+    expected_patience_s: Seconds = Field(
+        default=120.0,
+        description="Quiet time after which a series is complete although its source holds more images of it; never"
+        " less than quiet_s, and ended by hard_cap_s.",
+    )
+    late_slices: LateSlices = Field(
+        default=LateSlices.SUPERSEDE,
+        description="Slices that come after their series was queued: supersede = a new result replaces the old one;"
+        " reopen = so, but only while nothing of the old one was sent; report = noted, the result stays.",
     )
     min_free_mib: Annotated[int, Field(ge=0)] = Field(
         default=512,

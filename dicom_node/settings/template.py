@@ -41,7 +41,7 @@ _EXAMPLE_PEERS: Final = (
         "ae_titles": ("PACS", "PACS_STORE"),
         "host": "192.0.2.10",
         "port": 104,
-        "roles": ("source", "destination"),
+        "roles": ("source", "destination", "query"),
     },
     {"name": "ct1", "ae_titles": ("CT1",), "host": "192.0.2.20", "roles": ("source",)},
 )

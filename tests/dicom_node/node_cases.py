@@ -18,6 +18,7 @@ from pydicom.dataset import Dataset
 from dicom_node.assemble.decide import Decider
 from dicom_node.assemble.ingest import Ingest
 from dicom_node.assemble.quiet import QuietClock
+from dicom_node.assemble.source import Inquiry
 from dicom_node.assemble.sweep import Sweep
 from dicom_node.dicom.reading import quiet_pydicom
 from dicom_node.ledger.clock import Clock
@@ -72,9 +73,10 @@ class Room:
     def open(self) -> None:
         self.ledger = Ledger.open(self.paths, clock=self.clock)
         self.quiet = QuietClock(self.clock)
-        self.ingest = Ingest(self.ledger, self.quiet)
+        self.ingest = Ingest(self.ledger, self.quiet, lambda: self.settings.intake.late_slices)
+        self.inquiry = Inquiry(self.clock, lambda: self.settings, lambda: None)
         self.decider = Decider(self.paths)
-        self.sweeper = Sweep(self.ledger, self.quiet, self.decider)
+        self.sweeper = Sweep(self.ledger, self.quiet, self.decider, self.inquiry)
 
     def round(self, *, after_s: float = 0.0) -> None:
         """Let time pass, then take in and sweep once."""

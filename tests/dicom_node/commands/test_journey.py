@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from dicom_node.commands import journey
 from dicom_node.errors import NodeError, Refused
 from dicom_node.ledger.spool import InstanceMeta
 from dicom_node.ledger.states import State
+from dicom_node.ledger.tables import Series
 from dicom_node.operate.guard import spool_lock
 from tests.dicom_node.dicom.builders import uid
 from tests.dicom_node.node_cases import Room, association, head_stack, receive
@@ -136,6 +138,24 @@ def test_show_explains_a_refusal_with_its_numbers(room: Room, config: Path):
     assert "COMPLETE -> REFUSED (gap" in text
     assert "Series of the study" in text
     assert [(row["code"], row["chosen"], row["state"]) for row in story["choice"]] == [("chosen", True, "REFUSED")]
+
+
+def test_show_puts_signs_and_expected_counts_into_words(room: Room, config: Path):
+    text = _run("series", "show", HEAD, config=config).stdout
+    assert "no association of this peer is open, and the last one was released; the positions have no gap" in text
+    assert "expected images: nobody said" in text
+    with room.ledger.transaction() as change:
+        series = change.session.scalars(select(Series).where(Series.series_instance_uid == HEAD)).one()
+        series.expected = {"source": 30, "peer": "pacs", "by": "list of images", "header": 28, "acquisition": 26}
+        series.signs = ["source_count", "a_sign_of_another_version"]
+    text = _run("series", "show", HEAD, config=config).stdout
+    assert (
+        "expected images: 30 at peer pacs (C-FIND, list of images); 28 by NumberOfSeriesRelatedInstances of the"
+        " headers; 26 by ImagesInAcquisition" in text
+    )
+    assert "all that its source holds is here (C-FIND); a_sign_of_another_version" in text
+    (story,) = _json("series", "show", HEAD, config=config)
+    assert (story["expected"]["source"], story["signs"][0]) == (30, "source_count")
 
 
 def test_show_of_something_unknown_is_refused(room: Room, config: Path):

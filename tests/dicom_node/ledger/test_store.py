@@ -16,6 +16,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, select, text
 from sqlalchemy.exc import StatementError
 
+from dicom_node.errors import Permanent
 from dicom_node.ledger.job_file import read_job_file
 from dicom_node.ledger.spool import SpoolPaths, read_lines
 from dicom_node.ledger.states import DeliveryState, IllegalTransition, State
@@ -88,7 +89,47 @@ def _to(change: Transaction, job: Job, *states: State) -> None:
 def test_the_migrations_make_exactly_the_tables_of_the_classes(ledger: Ledger):
     with ledger.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        assert connection.scalar(text("select version_num from alembic_version")) == "0001"
+        assert connection.scalar(text("select version_num from alembic_version")) == "0002"
+
+
+def test_a_ledger_of_the_first_version_gets_the_counts(tmp_path: Path):
+    from alembic import command
+    from alembic.config import Config
+
+    from dicom_node.ledger.store import MIGRATIONS
+
+    paths = SpoolPaths(tmp_path)
+    paths.make()
+    engine = create_engine(f"sqlite:///{tmp_path / 'ledger.sqlite'}")
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    moment = "2026-01-01 00:00:00"
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(
+            text(f"insert into studies values (1, '1.2', 'OPEN', '{moment}', '{moment}', null, null, null, null)")
+        )
+        columns = (
+            "id, study_id, series_instance_uid, folder, modality, state, figures, calling_ae, host,"
+            " first_arrival_at, last_arrival_at, changed_at, signs"
+        )
+        values = f"1, 1, '1.2.3', 'f', 'CT', 'RECEIVING', '{{}}', 'A', 'h', '{moment}', '{moment}', '{moment}', '[]'"
+        connection.execute(text(f"insert into series ({columns}) values ({values})"))
+        connection.commit()
+    engine.dispose()
+    with pytest.raises(Permanent) as caught:
+        Ledger.open_to_read(paths)
+    assert caught.value.code == "ledger_version"
+    opened = Ledger.open(paths)
+    with opened.reading() as session:
+        series = session.scalars(select(Series)).one()
+        assert (series.expected, series.signs) == ({}, [])
+    reading = Ledger.open_to_read(paths)
+    assert reading is not None
+    reading.close()
+    opened.close()
 
 
 def test_the_migration_can_be_undone(tmp_path: Path):
