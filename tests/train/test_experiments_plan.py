@@ -186,7 +186,7 @@ def test_experiments_share_their_networks() -> None:
     full = found["table7"].tables[0]
     assert full.rows[-1].trainings == found["table3"].tables[0].rows[-1].trainings
     assert keys_of(*found.values()) == {training.key for one in found.values() for training in one.trainings()}
-    assert len(keys_of(*found.values())) <= 65, "more do not fit in an hour on two cores"
+    assert len(keys_of(*found.values())) <= 66, "more do not fit in an hour on two cores"
 
 
 def test_crossing_tests_what_was_trained_on_the_other_centre() -> None:
