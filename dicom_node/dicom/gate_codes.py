@@ -104,6 +104,14 @@ _REFUSALS: Final = (
         _SLICES,
     ),
     GateCode(
+        "field_too_large",
+        GateStatus.REFUSE,
+        "a field of view that no scanner has: PixelSpacing, Rows or Columns are wrong",
+        "refused",
+        ("max_field_mm",),
+        _SLICES,
+    ),
+    GateCode(
         "duplicate_position",
         GateStatus.REFUSE,
         "one position along the normal twice, with different pixels or at two places side by side",

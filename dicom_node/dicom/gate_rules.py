@@ -139,6 +139,19 @@ def _one_grid(stack: Stack) -> Refusal | None:
     return Refusal("in_plane_mismatch", reason, odd)
 
 
+def _field_of_a_scanner(stack: Stack) -> Refusal | None:
+    """The field of view is one that a scanner can have."""
+    # A wrong PixelSpacing would have the worker resample a grid of kilometres, which takes all memory there is.
+    first = stack.headers[0]
+    between_rows, between_columns = first.pixel_spacing_mm or (0.0, 0.0)
+    height, width = between_rows * (first.rows or 0), between_columns * (first.columns or 0)
+    limit = stack.thresholds.max_field_mm
+    if max(height, width) <= limit:
+        return None
+    reason = f"the field of view is {height:.0f} x {width:.0f} mm, at most {limit:g} mm"
+    return Refusal("field_too_large", reason, stack.headers)
+
+
 def _tilt_bearable(stack: Stack) -> Refusal | None:
     """The slices are transverse, give or take the tilt of a gantry."""
     tilt = geometry.tilt_deg(stack.normal)
@@ -268,6 +281,7 @@ RULES: Final[tuple[Rule, ...]] = (
     _one_view,
     _slices_parallel,
     _one_grid,
+    _field_of_a_scanner,
     _tilt_bearable,
     _turn_bearable,
     _no_position_twice,

@@ -175,11 +175,15 @@ def load_volume(headers: Sequence[SliceHeader], on_slice: Callable[[int, int], N
     positions = [header.image_position_patient for header in headers]
     if first.image_orientation_patient is None or any(position is None for position in positions):
         raise ValueError("a slice has no position or orientation; pass the headers of a gate outcome")
-    hu = np.empty((len(headers), first.rows, first.columns), dtype=np.float32)
     reader = HuReader()
+    size = (first.rows, first.columns)
+    hu = np.empty((0, *size), dtype=np.float32)
     for index, header in enumerate(headers):
         image = reader.read(header.path, header.frame_number)
-        if image.shape != hu.shape[1:]:
+        if not index:
+            # Only now is it known that there are as many pixels as the header announces.
+            hu = np.empty((len(headers), *size), dtype=np.float32)
+        if image.shape != size:
             figures = {"instance_number": header.instance_number, "rows": image.shape[0], "columns": image.shape[1]}
             raise Permanent("pixel_data", "the pixels do not have the size of the stack", figures)
         hu[index] = image

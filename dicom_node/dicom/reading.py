@@ -55,6 +55,13 @@ PARSE_ERRORS: Final = (
     zlib.error,
 )
 
+#: Largest data set that a deflated one may turn into: as much as the receiver takes of one that is not deflated.
+MOST_INFLATED_BYTES: Final = 1024**3
+_INFLATE_STEP_BYTES: Final = 4 * 1024**2
+#: The file meta information lies within; the transfer syntax is found in it without parsing.
+_HEAD_BYTES: Final = 1024
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"
+
 # DS and IS of PS3.5 Table 6.2-1, after padding is removed.
 _DECIMAL: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\Z", re.ASCII)
 _LARGEST: Final = 1e9
@@ -73,6 +80,22 @@ def _looks_like_dicom(head: bytes) -> bool:
     if head[128:132] == b"DICM":
         return True
     return head[:2] in (b"\x02\x00", b"\x08\x00", b"\x00\x08") and len(head) >= 16
+
+
+def _ensure_inflates_within(path: Path, head: bytes) -> None:
+    """Refuse a deflated data set (PS3.5 section A.5) that would fill the memory: a megabyte can hold a gigabyte."""
+    if head[128:136] != b"DICM\x02\0\0\0" or head[136:140] != b"UL\x04\0":
+        return
+    inflater, inflated = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    with path.open("rb") as stream:
+        stream.seek(144 + struct.unpack_from("<I", head, 140)[0])
+        data = stream.read()
+    while data and not inflater.eof:
+        inflated += len(inflater.decompress(data, _INFLATE_STEP_BYTES))
+        data = inflater.unconsumed_tail
+        if inflated > MOST_INFLATED_BYTES:
+            figures: dict[str, object] = {"limit_bytes": MOST_INFLATED_BYTES}
+            raise Permanent("unreadable", "the deflated data set is larger than any that is accepted", figures)
 
 
 def open_dataset(path: Path, *, tags: Sequence[int] | None = None, pixels: bool = False) -> Dataset:
@@ -101,9 +124,11 @@ def open_dataset(path: Path, *, tags: Sequence[int] | None = None, pixels: bool 
     """
     try:
         with path.open("rb") as stream:
-            head = stream.read(132)
+            head = stream.read(_HEAD_BYTES)
         if not _looks_like_dicom(head):
             raise Permanent("unreadable", "the file is not DICOM", {"bytes": path.stat().st_size})
+        if _DEFLATED in head:
+            _ensure_inflates_within(path, head)
         with quiet_pydicom():
             return dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags) if tags else None, force=True)
     except (FileNotFoundError, IsADirectoryError):

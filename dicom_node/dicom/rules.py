@@ -105,6 +105,12 @@ class GeometrySettings(_Rules):
         description="More brain inside bone in the topmost or lowest slice, in cm2, is noted as a vertex or base cut"
         " off; 30 is about 8 mm below the inner table.",
     )
+    max_field_mm: float = Field(
+        default=1_000.0,
+        gt=0,
+        le=10_000,
+        description="A field of view with a longer side is refused, in mm: no bore of a scanner is that wide.",
+    )
     noted_field_mm: float = Field(
         default=160.0, ge=0, le=1_000, description="A field of view with a shorter side is noted, in mm."
     )

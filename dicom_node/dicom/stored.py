@@ -180,6 +180,10 @@ def read_stored(dataset: Dataset, reader: ElementReader, layout: PixelLayout, in
         figures = {"expected_bytes": whole, "actual_bytes": len(data)}
         reason = "encapsulated under a native transfer syntax" if encapsulated else "truncated"
         raise Permanent("pixel_data", f"the pixel data are {reason}", figures)
+    if len(data) - whole >= max(layout.columns * layout.bits_allocated // 8, 2):
+        # A little padding is common; a whole row more means that Rows, Columns or NumberOfFrames are wrong.
+        figures = {"expected_bytes": whole, "actual_bytes": len(data)}
+        raise Permanent("pixel_data", "the pixel data are longer than the header announces", figures)
     cells = _native(dataset, bytes(data), syntax, layout, index)
     surplus = cells if layout.bits_stored < layout.bits_allocated else None
     return StoredFrame(_significant_bits(cells, layout, shifted=True), layout.signed, surplus)

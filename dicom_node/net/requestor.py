@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from pynetdicom import AE, evt
@@ -82,6 +83,7 @@ def associate(
     except OSError as error:  # the host name does not resolve
         raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: {error.strerror}") from error
     if assoc.is_established:
+        assoc._serve_request = partial(_serve, assoc, assoc._serve_request)
         return assoc
     if entity.tcp_socket is not None:
         entity.tcp_socket.close()  # pynetdicom forgets it on some ways out
@@ -94,6 +96,19 @@ def associate(
         raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: no connection; is it running?")
     reason = f"{words(peer)} took the connection but no association: is this a DICOM port, with or without TLS?"
     raise Transient("peer_aborted", reason)
+
+
+def _serve(assoc: Association, serve: Callable[[Any, int], None], message: Any, context_id: int) -> None:  # noqa: ANN401 - a pynetdicom primitive
+    """Give an answer back to the thread that waits for it; only requests are for the reactor to serve.
+
+    pynetdicom's reactor says that it is paused before it waits. On a busy machine it may be passing that wait when the
+    next exchange begins, and then takes the answer of the peer off the queue and drops it.
+    """
+    exchanging = not assoc._reactor_checkpoint.is_set()
+    if exchanging and not message.is_valid_request:
+        assoc.dimse.msg_queue.put((context_id, message))
+    else:
+        serve(message, context_id)
 
 
 def _rejection(peer: RemoteEntity, calling_ae: str, answer: A_ASSOCIATE) -> Transient:

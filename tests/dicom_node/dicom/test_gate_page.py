@@ -56,6 +56,7 @@ CASES: dict[str, tuple[list[SliceHeader], Callable[[SliceHeader], np.ndarray] | 
     "orientation": (header_stack(image_orientation_patient=(1.0, 0, 0, 0.6, 0.8, 0)), None),
     "orientation_spread": (_with(3, image_orientation_patient=axial_orientation(5.0)), None),
     "in_plane_mismatch": (_with(3, rows=256), None),
+    "field_too_large": (header_stack(pixel_spacing_mm=(2.0, 2.0)), None),
     "duplicate_position": ([*header_stack(), make_header(3, sop_instance_uid="1.2.3", path=Path("other"))], None),
     "gap": (header_stack()[:9] + header_stack()[10:], None),
     "coverage": (header_stack(7), None),

@@ -128,6 +128,25 @@ def association_request(calling: str, called: str, sop_class: str, syntaxes: lis
     return struct.pack(">BBL", 1, 0, len(body)) + body
 
 
+def store_command(sop_instance_uid: str, *, data_set: bool = True) -> bytes:
+    """The command set of a C-STORE request (PS3.7 section 9.3.1.1), Implicit VR Little Endian."""
+
+    def element(number: int, value: bytes) -> bytes:
+        value += b"\0" * (len(value) % 2)
+        return struct.pack("<HHL", 0, number, len(value)) + value
+
+    body = element(0x0002, str(CTImageStorage).encode()) + element(0x0100, struct.pack("<H", 1))
+    body += element(0x0110, struct.pack("<H", 1)) + element(0x0700, struct.pack("<H", 0))
+    body += element(0x0800, struct.pack("<H", 0 if data_set else 0x0101)) + element(0x1000, sop_instance_uid.encode())
+    return element(0x0000, struct.pack("<L", len(body))) + body
+
+
+def pdata(control: int, fragment: bytes) -> bytes:
+    """A P-DATA-TF PDU with one fragment in context 1 (PS3.8 section 9.3.5)."""
+    value = struct.pack(">LBB", len(fragment) + 2, 1, control) + fragment
+    return struct.pack(">BBL", 4, 0, len(value)) + value
+
+
 def wait_until(condition: Callable[[], object], timeout_s: float = 5.0) -> bool:
     """Wait for something that another thread or process is about to do."""
     deadline = time.monotonic() + timeout_s

@@ -8,6 +8,8 @@ storescp to `test_receive_dcmtk`.
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from io import BytesIO
 from pathlib import Path
 
@@ -207,6 +209,36 @@ def test_statuses_come_back_instance_by_instance(tmp_path: Path) -> None:
         results = [session.send(path) for path in paths]
     assert [result.status for result in results] == [0x0000, 0xA700, 0xB000, 0xC000]
     assert [result.category.is_stored for result in results] == [True, False, True, False]
+
+
+class _Lingering(threading.Event):
+    """A checkpoint at which a busy machine takes the processor away from pynetdicom's reactor."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        passed = super().wait(timeout)
+        time.sleep(0.05)
+        return passed
+
+
+def test_an_answer_that_the_reactor_takes_is_given_back(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, 4)
+    with storage_scp(lambda event: 0x0000) as peer:
+        need = EncodedInstance.read(paths[0]).need
+        with StoreSession(peer, "JMMDA_NODE", {need}, timeout_s=3) as session:
+            assert session._assoc is not None
+            checkpoint = _Lingering()
+            checkpoint.set()
+            session._assoc._reactor_checkpoint = checkpoint
+            # The thread that waits for the answer is as slow, so that the reactor comes first.
+            at_once = session._assoc.dimse.get_msg
+
+            def late(block: bool = False) -> object:
+                time.sleep(0.15 if block else 0.0)
+                return at_once(block=block)
+
+            session._assoc.dimse.get_msg = late
+            time.sleep(0.1)
+            assert [session.send(path).status for path in paths] == [0, 0, 0, 0]
 
 
 def test_a_peer_that_aborts_in_the_middle(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import json
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -28,7 +27,14 @@ from dicom_node.errors import NodeError
 from dicom_node.net.remote import Remote
 from dicom_node.net.scu import EncodedInstance, StoreSession, echo
 from dicom_node.net.status import StoreCategory
-from tests.dicom_node.net.associations import association_request, ct_dataset, wait_until, write_series
+from tests.dicom_node.net.associations import (
+    association_request,
+    ct_dataset,
+    pdata,
+    store_command,
+    wait_until,
+    write_series,
+)
 from tests.dicom_node.receive.receiver_process import ROOT, ReceiverProcess
 
 
@@ -91,25 +97,6 @@ def test_an_abort_keeps_what_was_acknowledged(tmp_path: Path) -> None:
         assert list(receiver.stored()) == [ct_dataset(1).SOPInstanceUID]
 
 
-def command(sop_instance_uid: str) -> bytes:
-    """The command set of a C-STORE request (PS3.7 section 9.3.1.1), Implicit VR Little Endian."""
-
-    def element(number: int, value: bytes) -> bytes:
-        value += b"\0" * (len(value) % 2)
-        return struct.pack("<HHL", 0, number, len(value)) + value
-
-    body = element(0x0002, str(CTImageStorage).encode()) + element(0x0100, struct.pack("<H", 1))
-    body += element(0x0110, struct.pack("<H", 1)) + element(0x0700, struct.pack("<H", 0))
-    body += element(0x0800, struct.pack("<H", 0)) + element(0x1000, sop_instance_uid.encode())
-    return element(0x0000, struct.pack("<L", len(body))) + body
-
-
-def pdata(control: int, fragment: bytes) -> bytes:
-    """A P-DATA-TF PDU with one fragment in context 1 (PS3.8 section 9.3.5)."""
-    value = struct.pack(">LBB", len(fragment) + 2, 1, control) + fragment
-    return struct.pack(">BBL", 4, 0, len(value)) + value
-
-
 @pytest.mark.parametrize("cut", ["inside a PDU", "between two PDUs", "after the command"])
 def test_a_connection_cut_inside_a_data_set_leaves_nothing(tmp_path: Path, cut: str) -> None:
     data = ct_dataset(1).PixelData * 8
@@ -124,7 +111,7 @@ def test_a_connection_cut_inside_a_data_set_leaves_nothing(tmp_path: Path, cut: 
             connection.settimeout(5)
             connection.sendall(association_request("PACS", "JMMDA_NODE", CTImageStorage, [ExplicitVRLittleEndian]))
             assert connection.recv(1) == b"\x02"
-            connection.sendall(pdata(0x03, command("1.2.3")) + sent)
+            connection.sendall(pdata(0x03, store_command("1.2.3")) + sent)
         assert wait_until(lambda: "aborted: 0 stored" in receiver.log)
         assert list(receiver.data_dir.rglob("*.dcm")) == []
         assert receiver.leftovers() == []

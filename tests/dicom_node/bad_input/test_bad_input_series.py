@@ -1,0 +1,25 @@
+"""Where slices lie and what else is in the study, case by case of `series_cases`.
+
+Left out: where exactly the limits of gate and choice lie (`dicom/test_gate*`, `dicom/test_choice`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dicom_node.bad_input.bad_node import BadNode, running
+from tests.dicom_node.bad_input.case_table import hold
+from tests.dicom_node.bad_input.series_cases import SERIES
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BadNode]:
+    with running(tmp_path_factory.mktemp("node")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("arrives", SERIES.cases)
+def test_it_ends_as_documented_and_a_good_study_gets_through(node: BadNode, arrives: str) -> None:
+    hold(SERIES.cases[arrives], node)

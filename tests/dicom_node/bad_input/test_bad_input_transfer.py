@@ -1,0 +1,26 @@
+"""Bad input on the wire, case by case of `transfer_cases`, against the real receiver process and the rooms behind it.
+
+Left out: a worker and what it makes of pixels (test_bad_input_pixels), and a killed or filled-up node
+(`receive/test_receive_durability`, `test_node_recovery`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dicom_node.bad_input.bad_node import BadNode, running
+from tests.dicom_node.bad_input.case_table import hold
+from tests.dicom_node.bad_input.transfer_cases import TRANSFER
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BadNode]:
+    with running(tmp_path_factory.mktemp("node")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("arrives", TRANSFER.cases)
+def test_it_ends_as_documented_and_a_good_study_gets_through(node: BadNode, arrives: str) -> None:
+    hold(TRANSFER.cases[arrives], node)
