@@ -63,6 +63,7 @@ docs: install ## write the pages that are generated from the code
 	$(BIN)/python -m dicom_node.dicom.gate_page > docs/geometry.md
 	$(BIN)/python -m dicom_node.derive.conformance_page > docs/conformance.md
 	$(BIN)/python -m tests.dicom_node.bad_input.page > docs/bad-input.md
+	$(BIN)/python -m jmmda_model.imaging.eligibility_page > docs/eligibility.md
 
 bench-train: install ## images a second of the full training step of `base`, beside the floor measured in the same rounds
 	$(BIN)/python -m benchmarks.train_step

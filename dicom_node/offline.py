@@ -27,7 +27,7 @@ from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.durable import durable_write
 from dicom_node.ledger.result_file import SynthesisResult
-from dicom_node.settings import GeometrySettings, OutputSettings, SelectionSettings, Settings
+from dicom_node.settings import EligibilitySettings, GeometrySettings, OutputSettings, SelectionSettings, Settings
 
 if TYPE_CHECKING:
     from jmmda_model.runtime import Runtime
@@ -46,11 +46,12 @@ class OfflineRules:
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
     output: OutputSettings = field(default_factory=OutputSettings)
     node_id: str = "jmmda-node-1"
+    eligibility: EligibilitySettings = field(default_factory=EligibilitySettings)
 
     @classmethod
     def of(cls, settings: Settings) -> OfflineRules:
         """Take the rules of a node's configuration."""
-        return cls(settings.selection, settings.geometry, settings.output, settings.node.node_id)
+        return cls(settings.selection, settings.geometry, settings.output, settings.node.node_id, settings.eligibility)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +244,7 @@ def synthesize_study(
     assert plan.chosen is not None
     paths = tuple(header.path for header in gate.headers)
     frames = tuple(header.frame_number for header in gate.headers)
-    synthesis = synthesize_series(paths, runtime, progress, frames=frames)
+    synthesis = synthesize_series(paths, runtime, progress, frames=frames, eligibility=rules.eligibility.model_dump())
     facts = bundle_facts(runtime.bundle)
     out.mkdir(parents=True, exist_ok=True)
     created = _created(out, plan.chosen.series_instance_uid, facts.sha256)

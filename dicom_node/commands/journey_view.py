@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dicom_node.assemble.completion import Sign
 from dicom_node.ledger.queries import AsideView, DeliveryView, EventView, JobView, SeriesView, StatusView
+from jmmda_model.eligibility_codes import plain_words
 
 
 def show_status(console: Console, processes: Mapping[str, Any], numbers: StatusView) -> None:
@@ -108,6 +109,8 @@ def _show_job(console: Console, job: JobView) -> None:
         console.print(f"    replaces the result of job {job.supersedes}", highlight=False)
     for note in job.notes:
         console.print(f"    note: {note}", highlight=False)
+    for flag, words in zip(job.quality_flags, plain_words(job.quality_flags), strict=True):
+        console.print(f"    quality: {flag}: {words}", highlight=False)
     for delivery in job.deliveries:
         console.print(f"    to {delivery.destination}: {_delivery_words(delivery)}", highlight=False)
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from dicom_node.errors import Refused
+from jmmda_model.eligibility_codes import plain_words
 
 if TYPE_CHECKING:
     from dicom_node.offline import OfflineResult, OfflineRules, ScannedFolder, StudyPlan
@@ -91,6 +92,7 @@ def result_as_json(result: OfflineResult, montage: Path | None) -> dict[str, Any
         "folder": str(result.series.instances[0].path.parent),
         "montage": str(montage) if montage else None,
         "quality_flags": list(result.synthesis.quality_flags),
+        "quality": list(plain_words(result.synthesis.quality_flags)),
         "notes": list(result.synthesis.notes),
         "figures": dict(result.synthesis.figures),
         "seconds": dict(result.synthesis.seconds),
@@ -110,9 +112,10 @@ def _say_plan(console: Console, plan: StudyPlan) -> None:
 def _say_result(console: Console, result: OfflineResult, montage: Path) -> None:
     seconds = ", ".join(f"{step} {value:.1f} s" for step, value in result.synthesis.seconds.items())
     flags = ", ".join(result.synthesis.quality_flags) or "none"
+    words = "".join(f"\n  {sentence}" for sentence in plain_words(result.synthesis.quality_flags))
     console.print(
         f"[bold]{len(result.series.instances)} SYNTHETIC instances[/bold] in {result.series.instances[0].path.parent}\n"
-        f"picture: {montage}\nquality flags: {flags}\ntime: {seconds}",
+        f"picture: {montage}\nquality flags: {flags}{words}\ntime: {seconds}",
         highlight=False,
     )
 
@@ -146,7 +149,7 @@ def synthesize(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads of the network; all cores when left out.")] = None,
     config: Annotated[
-        Path | None, typer.Option(help="node.toml whose selection, geometry and output rules apply.")
+        Path | None, typer.Option(help="node.toml whose selection, geometry, eligibility and output rules apply.")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Only show which series would be taken, and why.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False,

@@ -66,6 +66,8 @@ class SeriesPlan:
         Derivation Description, ASCII, at most 1024 characters.
     record : str
         JSON text for the private block.
+    quality : str
+        What the reader should know about the CT, ASCII; empty when nothing is unusual.
     """
 
     series_instance_uid: str
@@ -75,6 +77,7 @@ class SeriesPlan:
     output: OutputSettings
     derivation: str
     record: str
+    quality: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +170,7 @@ def _set_labels(ds: Dataset, plan: SeriesPlan) -> None:
     """Say in every public place that this is no MR acquisition (PS3.3 C.7.6.1, C.12.1)."""
     ds.SyntheticData = "YES"
     ds.ImageType = list(IMAGE_TYPE)
-    ds.ImageComments = image_comments(plan.bundle.training_mark)
+    ds.ImageComments = image_comments(plan.bundle.training_mark, plan.quality)
     ds.DerivationDescription = plan.derivation
     ds.DerivationCodeSequence = [
         CodedConcept.from_code(codes.DCM.SpatialResampling),

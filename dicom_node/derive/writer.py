@@ -33,6 +33,7 @@ from dicom_node.dicom.values import COPIED_TEXTS
 from dicom_node.dicom.watermark import apply_watermark, plan_watermark
 from dicom_node.errors import Permanent
 from dicom_node.ledger.durable import PART_SUFFIX, fsync_folder, name_hash, write_part
+from jmmda_model.eligibility_codes import plain_words
 
 __all__ = ["BundleFacts", "DeriveRequest", "DerivedInstance", "DerivedSeries", "derive_series", "plan_series_uid"]
 
@@ -73,7 +74,8 @@ class DeriveRequest:
     notes : tuple of str
         What the gate and preprocessing did; goes into the derivation description.
     quality_flags : tuple of str
-        Flags of the brain mask.
+        Codes of the eligibility check (`jmmda_model.eligibility_codes`); their sentences go into the derivation
+        description and the image comments.
     superseded_series_uid : str or None
         An earlier result that this one replaces (late slices).
     source_frames : tuple of int or None
@@ -302,6 +304,7 @@ def _plan(request: DeriveRequest, sources: SourceSeries) -> SeriesPlan:
         bundle=request.bundle,
         output=request.output,
         derivation=_derivation(request),
+        quality=" ".join(_quality(request.quality_flags)),
         record=provenance(
             request.bundle,
             input_digest=sources.input_digest,
@@ -310,6 +313,11 @@ def _plan(request: DeriveRequest, sources: SourceSeries) -> SeriesPlan:
             superseded=request.superseded_series_uid,
         ),
     )
+
+
+def _quality(flags: tuple[str, ...]) -> tuple[str, ...]:
+    """Sentences for the reader about the images that went in; none when nothing is unusual."""
+    return ("Quality:", *plain_words(flags)) if flags else ()
 
 
 def _derivation(request: DeriveRequest) -> str:
@@ -323,9 +331,8 @@ def _derivation(request: DeriveRequest) -> str:
         "Not an MR acquisition. Brain only, zero outside. Values 0 to 4095 are 0 to three times the brain median.",
         f"Input: means of up to {largest_slab} CT slices." if largest_slab > 1 else "",
         f"Replaces series {request.superseded_series_uid}." if request.superseded_series_uid else "",
-        f"Notes: {'; '.join((*request.notes, *request.quality_flags))}"
-        if request.notes or request.quality_flags
-        else "",
+        *_quality(request.quality_flags),
+        f"Notes: {'; '.join(request.notes)}" if request.notes else "",
     ]
     text = " ".join(filter(None, sentences))
     return text.encode("ascii", "replace").decode().replace("\\", "/")[:_DERIVATION_CHARACTERS].rstrip()

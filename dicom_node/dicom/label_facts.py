@@ -172,9 +172,9 @@ def series_description(output: OutputSettings, training_mark: str | None) -> str
     return output.series_description[: SERIES_DESCRIPTION_CHARACTERS - len(tail)].rstrip(" -") + tail
 
 
-def image_comments(training_mark: str | None) -> str:
-    """Image Comments: what the image is not, and on what the model was trained where that must be said."""
-    return IMAGE_COMMENTS if training_mark is None else f"{IMAGE_COMMENTS} {_TRAINING_SENTENCES[training_mark]}"
+def image_comments(training_mark: str | None, quality: str = "") -> str:
+    """Image Comments: what the image is not, on what the model was trained, what is unusual about the CT."""
+    return " ".join(filter(None, (IMAGE_COMMENTS, training_sentence(training_mark), quality)))
 
 
 def training_sentence(training_mark: str | None) -> str:

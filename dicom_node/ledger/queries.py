@@ -116,6 +116,8 @@ class JobView:
     result_series_uid: str | None
     supersedes: str | None
     notes: tuple[str, ...]
+    quality_flags: tuple[str, ...]
+    figures: Mapping[str, Any]
     deliveries: tuple[DeliveryView, ...]
 
 
@@ -299,6 +301,8 @@ def _job_view(session: Session, job: Job) -> JobView:
         result_series_uid=job.result_series_uid,
         supersedes=job.supersedes,
         notes=tuple(job.notes),
+        quality_flags=tuple(job.result.get("quality_flags", ())),
+        figures=dict(job.result.get("figures", {})),
         deliveries=tuple(_delivery_view(session, delivery) for delivery in job.deliveries),
     )
 

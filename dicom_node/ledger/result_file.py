@@ -41,7 +41,7 @@ class SynthesisResult:
     notes : tuple of str
         What preprocessing did that a reader should know (slab means, resampling).
     quality_flags : tuple of str
-        Flags of the brain mask: `volume`, `cut_off_scan`, `open_skull`.
+        Codes of the eligibility check after the brain mask, such as `open_skull`.
     figures : Mapping[str, float]
         Numbers behind them, units in the keys (`brain_volume_ml`).
     seconds : Mapping[str, float]

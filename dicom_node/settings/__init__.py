@@ -3,6 +3,7 @@
 `load_settings` is the only door from a file; it reports every fault as ``FILE:LINE: key: reason``.
 """
 
+from dicom_node.dicom.eligibility_rules import EligibilitySettings
 from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
 from dicom_node.settings.faults import Fault, SettingsError
@@ -25,6 +26,7 @@ from dicom_node.settings.sections import (
 
 __all__ = [
     "DeliverySettings",
+    "EligibilitySettings",
     "Fault",
     "GeometrySettings",
     "IntakeSettings",

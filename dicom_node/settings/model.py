@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import ConfigDict, Field, model_validator
 
+from dicom_node.dicom.eligibility_rules import EligibilitySettings
 from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
 from dicom_node.settings.checks import Parts, cross_faults
@@ -36,6 +37,7 @@ class Settings(Section):
     intake: IntakeSettings = Field(default_factory=IntakeSettings)
     selection: SelectionSettings = Field(default_factory=SelectionSettings)
     geometry: GeometrySettings = Field(default_factory=GeometrySettings)
+    eligibility: EligibilitySettings = Field(default_factory=EligibilitySettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
     output: OutputSettings = Field(default_factory=OutputSettings)
     delivery: DeliverySettings = Field(default_factory=DeliverySettings)

@@ -2,7 +2,8 @@
 
 Every field carries its description; `template.py` writes the annotated ``config/node.toml`` from these descriptions, so
 the file an administrator edits and the rules that judge it cannot drift apart. Sections that belong to a rule of the
-DICOM room (``geometry``, ``selection``, ``output``) are defined beside those rules and only assembled here.
+DICOM room (``geometry``, ``eligibility``, ``selection``, ``output``) are defined beside those rules and only assembled
+here.
 """
 
 from __future__ import annotations

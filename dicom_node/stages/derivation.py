@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from dicom_node.assemble.decide import source_frames, source_paths
 from dicom_node.errors import RETRY
 from dicom_node.ledger.job_file import OUT_FOLDER
-from dicom_node.ledger.result_file import read_result
+from dicom_node.ledger.result_file import SynthesisResult, read_result
 from dicom_node.ledger.spool import fsync_folder
 from dicom_node.ledger.states import State
 from dicom_node.ledger.store import Transaction
@@ -48,15 +48,17 @@ class DeriveStage(Stage):
             current[1].derive_attempts += 1
         self._beats.beat(self.name, _DERIVE_LIMIT_S)
         settings = self._settings()
-        series = self._derive(key, settings)
+        series, result = self._derive(key, settings)
         with self._current(key) as current:
             if current is None:
                 return
             change, job = current
-            job.result = _result_record(series)
+            job.result = _result_record(series, result)
             job.result_series_uid = series.series_instance_uid
             job.derived_at, job.next_try_at = change.at, None
-            change.move_job(job, State.DERIVED, figures={"instances": len(series.instances)})
+            change.move_job(
+                job, State.DERIVED, figures={"instances": len(series.instances), **_quality_figures(result)}
+            )
             if series.warnings:
                 change.remark(
                     job.series,
@@ -67,7 +69,7 @@ class DeriveStage(Stage):
                 )
             address(change, job, [peer.name for peer in settings.destinations_for(job.calling_ae)])
 
-    def _derive(self, key: str, settings: Settings) -> DerivedSeries:
+    def _derive(self, key: str, settings: Settings) -> tuple[DerivedSeries, SynthesisResult]:
         from dicom_node.derive.writer import DeriveRequest, derive_series
 
         folder = self._ledger.paths.jobs / key
@@ -92,7 +94,7 @@ class DeriveStage(Stage):
                 superseded_series_uid=job.superseded_series_uid,
                 source_frames=source_frames(job),
             )
-        return derive_series(request, out)
+        return derive_series(request, out), result
 
 
 def _bundle_facts(record: Mapping[str, Any]) -> BundleFacts:
@@ -110,8 +112,15 @@ def _bundle_facts(record: Mapping[str, Any]) -> BundleFacts:
     )
 
 
-def _result_record(series: DerivedSeries) -> dict[str, Any]:
+def _quality_figures(result: SynthesisResult) -> dict[str, object]:
+    """Return what the eligibility check saw, for the history of the series."""
+    return {"quality_flags": list(result.quality_flags), **result.figures}
+
+
+def _result_record(series: DerivedSeries, result: SynthesisResult) -> dict[str, Any]:
     return {
+        "quality_flags": list(result.quality_flags),
+        "figures": dict(result.figures),
         "series_instance_uid": series.series_instance_uid,
         "input_digest": series.input_digest,
         "label_facts": series.label_facts.to_json(),

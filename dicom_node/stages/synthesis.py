@@ -124,7 +124,8 @@ class SynthesisStage(Stage):
             change.move_job(job, State.SYNTHESIZING)
         folder = self._ledger.paths.jobs / key
         _clear_results(folder)
-        done = client.run(key, files, folder, self._on_progress(key), frames=frames)
+        eligibility = self._settings().eligibility.model_dump()
+        done = client.run(key, files, folder, self._on_progress(key), frames=frames, eligibility=eligibility)
         with self._current(key) as current:
             if current is not None:
                 change, job = current

@@ -145,6 +145,7 @@ class WorkerClient:
         on_progress: OnProgress,
         *,
         frames: Sequence[int | None] = (),
+        eligibility: Mapping[str, float] | None = None,
     ) -> WorkerDone:
         """Have one job done.
 
@@ -160,6 +161,8 @@ class WorkerClient:
             Called at every sign of life.
         frames : sequence of int or None
             Which frame of each file (Enhanced CT), None for all of it; empty when there are only whole files.
+        eligibility : Mapping[str, float], optional
+            Section ``[eligibility]`` of the settings; the worker's defaults when left out.
 
         Returns
         -------
@@ -175,7 +178,8 @@ class WorkerClient:
         Transient
             The worker died, hung or ran over the time limit (it is stopped then), or asks to try again.
         """
-        self._say({"job": job, "files": [str(path) for path in files], "frames": list(frames), "out": str(out)})
+        request: dict[str, object] = {"job": job, "files": [str(path) for path in files], "frames": list(frames)}
+        self._say({**request, "out": str(out), "eligibility": dict(eligibility) if eligibility else None})
         deadline = time.monotonic() + self._time_limit_s
         while True:
             left_s = deadline - time.monotonic()

@@ -7,7 +7,7 @@ that touches intensities or geometry comes from `jmmda_model.imaging`, which tra
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +17,10 @@ from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.result_file import SynthesisResult
 from jmmda_model.bundle import BundleError, load_bundle
+from jmmda_model.imaging.eligibility import EligibilityLimits, ensure_eligible, with_age
 from jmmda_model.imaging.errors import ImagingError
 from jmmda_model.imaging.grid import from_network_grid, to_network_grid
-from jmmda_model.imaging.mask import BrainMask, brain_mask, ensure_eligible
+from jmmda_model.imaging.mask import BrainMask, brain_mask
 from jmmda_model.imaging.volume import CtVolume
 from jmmda_model.runtime import Runtime, RuntimeUnavailableError
 
@@ -88,7 +89,12 @@ def load_ct_volume(headers: Sequence[SliceHeader], progress: Progress = _silent)
 
 
 def synthesize_series(
-    paths: Sequence[Path], runtime: Runtime, progress: Progress = _silent, *, frames: Sequence[int | None] = ()
+    paths: Sequence[Path],
+    runtime: Runtime,
+    progress: Progress = _silent,
+    *,
+    frames: Sequence[int | None] = (),
+    eligibility: Mapping[str, float] | None = None,
 ) -> SynthesisResult:
     """Run the whole path for one series: read, brain mask, network grid, JMMDA-GAN, back to the CT grid.
 
@@ -102,6 +108,8 @@ def synthesize_series(
         Called at least once per step; steps are `read`, `mask`, `network`, `pixels`.
     frames : sequence of int or None
         Which frame of each file (Enhanced CT), None for all of it; empty when there are only whole files.
+    eligibility : Mapping[str, float], optional
+        Section ``[eligibility]`` of the settings; the defaults of `EligibilityLimits` when left out.
 
     Returns
     -------
@@ -111,7 +119,7 @@ def synthesize_series(
     Raises
     ------
     Refused
-        `no_brain`, `fov`, `thickness`: the figures say by how much.
+        `no_brain`, `half_brain`, `fov`, `thickness`: the figures say by how much.
     Permanent
         `unreadable`, `pixel_data`: a file cannot be used.
     """
@@ -122,7 +130,8 @@ def synthesize_series(
         volume = load_ct_volume(headers, progress)
     try:
         with watch.step("mask"):
-            mask = brain_mask(volume)
+            limits = EligibilityLimits(**(eligibility or {}))
+            mask = with_age(brain_mask(volume, limits=limits), _age_years(headers), limits)
             ensure_eligible(mask)
         progress("mask", 1, 1)
         with watch.step("grid"):
@@ -148,6 +157,11 @@ def synthesize_series(
         figures=_figures(mask),
         seconds=watch.seconds,
     )
+
+
+def _age_years(headers: Sequence[SliceHeader]) -> float | None:
+    """Return the age that the headers agree on; the youngest where they do not, none where none has it."""
+    return min((age for header in headers if (age := header.patient_age_years) is not None), default=None)
 
 
 def _figures(mask: BrainMask) -> dict[str, float]:

@@ -4,7 +4,8 @@ It never opens the ledger and knows no peer. Protocol (one JSON object a line; t
 standard input, the worker answers on its standard output):
 
 ====================  ==============================================================================================
-service to worker     ``{"job": KEY, "files": [PATH, ...], "frames": [NUMBER | null, ...], "out": FOLDER}``
+service to worker     ``{"job": KEY, "files": [PATH, ...], "frames": [NUMBER | null, ...], "out": FOLDER,
+..                    "eligibility": {NAME: LIMIT, ...} | null}``
 worker to service     ``{"event": "ready", "device": ..., "precision": ..., "bundle": {...}, "pid": ...}`` once
 ..                    ``{"event": "progress", "job": KEY, "step": ..., "done": I, "total": N}``: also the heartbeat
 ..                    ``{"event": "done" | "refused" | "failed", "job": KEY, ...}``: the job's outcome, once
@@ -78,11 +79,14 @@ def run_job(channel: Channel, runtime: Runtime, request: Mapping[str, object]) -
     paths = [Path(str(name)) for name in _listed(request["files"])]
     frames = [int(str(frame)) if frame is not None else None for frame in _listed(request.get("frames", []))]
 
+    limits = request.get("eligibility")
+    eligibility = {str(name): float(value) for name, value in limits.items()} if isinstance(limits, dict) else None
+
     def progress(step: str, done: int, total: int) -> None:
         channel.say("progress", job=job, step=step, done=done, total=total)
 
     try:
-        result = synthesize_series(paths, runtime, progress, frames=frames)
+        result = synthesize_series(paths, runtime, progress, frames=frames, eligibility=eligibility)
         write_result(Path(str(request["out"])), result)
     except Refused as error:
         channel.say("refused", job=job, code=error.code, reason=error.reason, figures=error.figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from jmmda_model.imaging.context import context_planes, ct_channels, neighbour_slices, regional_asymmetry
 from jmmda_model.imaging.contract import CONTRACT_VERSION, PreprocessingContract
+from jmmda_model.imaging.eligibility import EligibilityLimits, ensure_eligible, with_age
 from jmmda_model.imaging.errors import ImagingError
 from jmmda_model.imaging.grid import (
     GridStack,
@@ -19,7 +20,7 @@ from jmmda_model.imaging.intensity import (
     target_reference,
     window_channels,
 )
-from jmmda_model.imaging.mask import BrainMask, brain_mask, ensure_eligible
+from jmmda_model.imaging.mask import BrainMask, brain_mask
 from jmmda_model.imaging.placement import GridPlacement, place_grid, resample_from_grid, resample_to_grid
 from jmmda_model.imaging.symmetry import SymmetryLine, mid_sagittal_line, mirror_slices
 from jmmda_model.imaging.volume import AIR_HU, CtVolume
@@ -29,6 +30,7 @@ __all__ = [
     "CONTRACT_VERSION",
     "BrainMask",
     "CtVolume",
+    "EligibilityLimits",
     "GridPlacement",
     "GridStack",
     "ImagingError",
@@ -54,4 +56,5 @@ __all__ = [
     "to_grid_stack",
     "to_network_grid",
     "window_channels",
+    "with_age",
 ]

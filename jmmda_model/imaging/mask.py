@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from jmmda_model.imaging.coarse import COARSE_MM, CoarseGrid, FoundBrain, coarse_grid, find_brain
-from jmmda_model.imaging.errors import ImagingError
+from jmmda_model.imaging.eligibility import EligibilityLimits, judge
 from jmmda_model.imaging.morphology import Backend, Morphology, morphology
 from jmmda_model.imaging.resample import apply_weights, linear_weights
 from jmmda_model.imaging.volume import BoolArray, CtVolume, FloatArray
@@ -39,16 +39,6 @@ STREAK_RIM_MM: Final = 4.0
 OUTLINE_MM: Final = 0.7
 """Smoothing of the outline, which follows the noise of single voxels otherwise."""
 
-SMALLEST_BRAIN_ML: Final = 250.0
-LARGEST_BRAIN_ML: Final = 2500.0
-WHOLE_BRAIN_MM: Final = 120.0
-"""Height of a brain: a shorter stack must hold proportionally less."""
-SMALLEST_SECTION_CM2: Final = 40.0
-"""Largest section of the smallest brain; of any slab of `SECTION_WITHIN_MM` of it, near the vertex too."""
-SECTION_WITHIN_MM: Final = 20.0
-BRAIN_MEDIAN_HU: Final = (10.0, 60.0)
-USUAL_BRAIN_ML: Final = (900.0, 1900.0)
-
 
 @dataclass(frozen=True, slots=True)
 class BrainMask:
@@ -61,10 +51,9 @@ class BrainMask:
     volume_ml : float
         Volume from true slice positions.
     flags : tuple[str, ...]
-        ``no_brain``: none to work on, refuse; ``volume``: unusual for a complete scan; ``cut_off_scan``: the stack ends
-        inside the brain; ``open_skull``: part of the vault is missing.
+        Codes of `jmmda_model.eligibility_codes`, refusals first; ``given`` for a mask from elsewhere.
     figures : Mapping[str, float]
-        Numbers for reports, units in the keys.
+        Numbers for reports, units in the keys; their meanings stand beside the codes.
     """
 
     mask: BoolArray
@@ -73,7 +62,7 @@ class BrainMask:
     figures: Mapping[str, float]
 
 
-def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
+def brain_mask(volume: CtVolume, *, backend: Backend = "auto", limits: EligibilityLimits | None = None) -> BrainMask:
     """Find the brain in a head CT.
 
     Never raises for what the picture shows: a volume without a brain gives an empty mask and the flag ``no_brain``, on
@@ -85,6 +74,8 @@ def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
         Any number of slices, in any orientation that is roughly transverse.
     backend : {"auto", "opencv", "scipy"}
         Morphology library; the masks differ by rounding only.
+    limits : EligibilityLimits, optional
+        What the site set for the eligibility check.
 
     Raises
     ------
@@ -99,7 +90,6 @@ def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
     # Every fourth voxel gives the median to a fraction of a HU.
     median_hu = float(np.median(volume.hu[mask][::4])) if volume_ml > 0 else float("nan")
     largest_cm2 = float(grid.areas_cm2(found.mask).max())
-    flags = _flags(volume, found, volume_ml, median_hu, largest_cm2)
     figures = {
         "volume_ml": volume_ml,
         "median_hu": median_hu,
@@ -109,42 +99,13 @@ def brain_mask(volume: CtVolume, *, backend: Backend = "auto") -> BrainMask:
         "largest_section_cm2": largest_cm2,
         "slices_with_brain": float(np.count_nonzero(mask.any(axis=(1, 2)))),
     }
-    if "no_brain" in flags:
-        mask = np.zeros_like(mask)
-    return BrainMask(mask=mask, volume_ml=volume_ml, flags=flags, figures=MappingProxyType(figures))
+    brain = BrainMask(mask=mask, volume_ml=volume_ml, flags=_flags(found), figures=MappingProxyType(figures))
+    return judge(volume, brain, limits)
 
 
-def ensure_eligible(mask: BrainMask) -> None:
-    """Refuse a volume in which no plausible brain was found; other flags are for the record.
-
-    Raises
-    ------
-    ImagingError
-        ``no_brain``, with the mask's figures.
-    """
-    if "no_brain" in mask.flags or not mask.mask.any():
-        raise ImagingError(
-            "no_brain", f"no plausible brain found (what bone encloses: {mask.volume_ml:.0f} ml)", mask.figures
-        )
-
-
-def _flags(
-    volume: CtVolume, found: FoundBrain, volume_ml: float, median_hu: float, largest_cm2: float
-) -> tuple[str, ...]:
-    """Return what is worth telling about a mask."""
-    covered_mm = float(volume.slice_extent_mm.sum())
-    plausible = SMALLEST_BRAIN_ML * min(1.0, covered_mm / WHOLE_BRAIN_MM) <= volume_ml <= LARGEST_BRAIN_ML
-    plausible &= largest_cm2 >= SMALLEST_SECTION_CM2 * min(1.0, covered_mm / SECTION_WITHIN_MM)
-    if not plausible or not BRAIN_MEDIAN_HU[0] <= median_hu <= BRAIN_MEDIAN_HU[1]:
-        return ("no_brain",)
-    flags = []
-    if not found.cut_off and not USUAL_BRAIN_ML[0] <= volume_ml <= USUAL_BRAIN_ML[1]:
-        flags.append("volume")
-    if found.cut_off:
-        flags.append("cut_off_scan")
-    if found.defect_ml > 0:
-        flags.append("open_skull")
-    return tuple(flags)
+def _flags(found: FoundBrain) -> tuple[str, ...]:
+    """Return what the search itself noticed; `judge` adds the rest."""
+    return ("cut_off_scan",) * found.cut_off + ("open_skull",) * (found.defect_ml > 0)
 
 
 def _at_full_resolution(volume: CtVolume, grid: CoarseGrid, found: FoundBrain, tools: Morphology) -> BoolArray:

@@ -172,6 +172,8 @@ def _synthesized(room: Room, *, shape: tuple[int, int, int] = (24, 96, 128)) -> 
             mask=mask,
             source_sop_instance_uids=tuple(job.sources["sop_instance_uids"]),
             source_slices=tuple((k,) for k in range(shape[0])),
+            quality_flags=("open_skull",),
+            figures={"vault_gap_cm2": 24.2},
         ),
     )
     with room.ledger.transaction() as change:
@@ -203,6 +205,8 @@ def test_derived_files_are_addressed_to_every_destination(room: Room):
     assert len(delivery.instances) == 24
     record = json.loads((folder / "job.json").read_bytes())
     assert record["result_series_uid"] == job.result_series_uid
+    assert record["result"]["quality_flags"] == ["open_skull"]
+    assert record["result"]["figures"] == {"vault_gap_cm2": 24.2}
 
 
 @pytest.mark.parametrize("kind", ["mr", "sc"])

@@ -93,9 +93,10 @@ def build_case(key: CaseKey, data: DataRecipe, contract: PreprocessingContract, 
     ImagingError
         When the preprocessing refuses the volume (no brain, brain off the grid, slices too thick).
     """
+    from jmmda_model.imaging.eligibility import EligibilityLimits, ensure_eligible
     from jmmda_model.imaging.grid import resample_to_grid, to_grid_stack
     from jmmda_model.imaging.intensity import normalise_target
-    from jmmda_model.imaging.mask import brain_mask, ensure_eligible
+    from jmmda_model.imaging.mask import brain_mask
     from train.data.phantom import generate_case
 
     case = generate_case(
@@ -107,7 +108,8 @@ def build_case(key: CaseKey, data: DataRecipe, contract: PreprocessingContract, 
         slice_mm=data.slice_mm,
     )
     volume = case.ct_volume()
-    mask = brain_mask(volume)
+    # A recipe may ask for a slab of any height.
+    mask = brain_mask(volume, limits=EligibilityLimits(min_brain_height_mm=0.0))
     ensure_eligible(mask)
     stack = to_grid_stack(volume, mask, contract)
     placement, brain = stack.placement, stack.brain

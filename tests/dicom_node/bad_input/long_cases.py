@@ -18,7 +18,7 @@ LONG: Final = Table("Very long series")
     ends="SKIPPED too_many_slices",
 )
 def _two_thousand(node: BadNode) -> Look:
-    # One slice with places of fixed width for what differs: to encode 2000 data sets would take longer than to send them.
+    # One slice with places of fixed width for what differs: encoding 2000 data sets takes longer than sending them.
     root, position = "2.25.4" + "0" * 20, "0000000.000"
     [first] = node.stack(1, rows=2, columns=2, SOPInstanceUID=root, ImagePositionPatient=["-120", "-130", position])
     set_dirty(first, "ImagePositionPatient", f"-120\\-130\\{position}")

@@ -237,7 +237,10 @@ def test_notes_and_the_replaced_series_are_told(ct_paths, out_folder):
         ct_paths, notes=("mixed thickness",), quality_flags=("open_skull",), superseded_series_uid="2.25.99"
     )
     ds = read_back(derive_series(request, out_folder))[0]
-    assert "Notes: mixed thickness; open_skull" in ds.DerivationDescription
+    sentence = "Part of the skull vault is missing; the brain's edge under it is estimated."
+    assert f"Quality: {sentence} Notes: mixed thickness" in ds.DerivationDescription
+    assert ds.ImageComments.endswith(f"Quality: {sentence}")
+    assert json.loads(ds[0x0071, 0x1003].value)["quality_flags"] == ["open_skull"]
     assert "Replaces series 2.25.99." in ds.DerivationDescription
     assert json.loads(ds[0x0071, 0x1003].value)["superseded_series_uid"] == "2.25.99"
 
