@@ -84,6 +84,14 @@ WORDS: Final[Mapping[str, RefusalWords]] = MappingProxyType(
             "The slices show more tissue than a head has; this looks like another part of the body.",
             "Nothing, unless this is a head CT: then tell the administrator of the node.",
         ),
+        "field_too_large": RefusalWords(
+            "The pixel size in the header makes the image larger than any scanner's field of view.",
+            _SERVICE,
+        ),
+        "half_brain": RefusalWords(
+            "Only a part of the brain is in the images.",
+            "Send a series that covers the whole head, reconstructed with a field of view that holds it.",
+        ),
         "no_brain": RefusalWords(
             "No plausible brain was found in the images, for instance in a phantom or after a large craniectomy.",
             "Nothing, unless the brain is seen on the CT: then tell the administrator of the node.",

@@ -34,6 +34,8 @@ VAULT_MM: Final = 60.0
 """Depth below the top of the brain down to which its ring is closed in every head: no orbit, no petrous bone."""
 
 IntArray = npt.NDArray[np.intp]
+TURN_TILT_DEG: Final = 22.0
+"""In sections that are tilted further the head is as wide as it is long, so its long axis says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,4 +187,7 @@ def _shape(volume: CtVolume, rays: Rays) -> dict[str, float]:
         turn = float(np.degrees(np.arccos(min(1.0, abs(along[1]) / np.hypot(along[0], along[1] + 1e-12)))))
         values.append((half[0] / half[1], 2 * half[1], turn, uneven))
     names = ("roundness", "brain_length_mm", "turn_deg", "irregularity")
-    return dict(zip(names, (float(value) for value in np.median(np.array(values), axis=0)), strict=True))
+    shape = dict(zip(names, (float(value) for value in np.median(np.array(values), axis=0)), strict=True))
+    if abs(volume.normal[2]) < np.cos(np.radians(TURN_TILT_DEG)):
+        del shape["turn_deg"]
+    return shape

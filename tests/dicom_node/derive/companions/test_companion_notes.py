@@ -26,7 +26,7 @@ from tests.dicom_node.derive.companions.companion_cases import note_request, rea
 from tests.dicom_node.derive.derive_cases import write_ct_series
 
 #: Refusals of the worker and of reading, which stand in no list of the gate.
-OTHER_CODES = ("no_brain", "fov", "thickness", "unreadable", "pixel_data", "no_series")
+OTHER_CODES = ("no_brain", "half_brain", "fov", "thickness", "unreadable", "pixel_data", "no_series")
 
 
 def test_every_code_that_refuses_has_words_of_its_own():
