@@ -32,10 +32,10 @@ AIR_BELOW_HU: Final = -300.0
 FAT_HU: Final = (-150.0, -30.0)
 VAULT_MM: Final = 60.0
 """Depth below the top of the brain down to which its ring is closed in every head: no orbit, no petrous bone."""
-
-IntArray = npt.NDArray[np.intp]
 TURN_TILT_DEG: Final = 22.0
 """In sections that are tilted further the head is as wide as it is long, so its long axis says nothing."""
+
+IntArray = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
