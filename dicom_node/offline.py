@@ -1,8 +1,8 @@
 """The journey of a series on a folder instead of a network: the same choice, gate, pipeline, writer and label check.
 
-OUT receives one folder per derived series, `job.json` (when and from what it was made) and `montage.png`. A second run
-into the same OUT takes the creation time from `job.json` and so writes the same bytes; into another OUT the UIDs are
-the same and only the dates differ.
+OUT receives the folder `series`, `companions` where the settings ask for any, `job.json` (when and from what it was
+made) and `montage.png`. A second run into the same OUT takes the creation time from `job.json` and so writes the same
+bytes; into another OUT the UIDs are the same and only the dates differ.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from dicom_node.dicom.values import SliceHeader
 from dicom_node.errors import Permanent, Refused
 from dicom_node.ledger.durable import durable_write
 from dicom_node.ledger.result_file import SynthesisResult
-from dicom_node.settings import EligibilitySettings, GeometrySettings, OutputSettings, SelectionSettings, Settings
+from dicom_node.settings import EligibilitySettings, GeometrySettings, OutputSection, SelectionSettings, Settings
+from dicom_node.stages.companions import write_beside
 
 if TYPE_CHECKING:
+    from dicom_node.derive.companions.request import CompanionFailure, CompanionSeries
     from jmmda_model.runtime import Runtime
 
 JOB_FILE = "job.json"
@@ -44,7 +46,7 @@ class OfflineRules:
 
     selection: SelectionSettings = field(default_factory=SelectionSettings)
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
-    output: OutputSettings = field(default_factory=OutputSettings)
+    output: OutputSection = field(default_factory=OutputSection)
     node_id: str = "jmmda-node-1"
     eligibility: EligibilitySettings = field(default_factory=EligibilitySettings)
 
@@ -114,12 +116,13 @@ class StudyPlan:
 
 @dataclass(frozen=True, slots=True)
 class OfflineResult:
-    """One finished series: the derived objects, and the synthesis behind them."""
+    """One finished series: the derived objects, the synthesis behind them, and what the site wants beside them."""
 
     plan: StudyPlan
     series: DerivedSeries
     synthesis: SynthesisResult
     folder: Path
+    companions: tuple[CompanionSeries | CompanionFailure, ...] = ()
 
 
 def _files(source: Path) -> Iterator[Path]:
@@ -264,9 +267,27 @@ def synthesize_study(
     )
     (out / "series").mkdir(exist_ok=True)
     series = derive_series(request, out / "series")
+    companions = _write_companions((request, series), synthesis, rules.output, out, gate, runtime)
     _write_job(out, created, plan, series, facts.sha256)
     progress("derive", 1, 1)
-    return OfflineResult(plan, series, synthesis, out)
+    return OfflineResult(plan, series, synthesis, out, companions)
+
+
+def _write_companions(
+    made: tuple[DeriveRequest, DerivedSeries],
+    synthesis: SynthesisResult,
+    output: OutputSection,
+    out: Path,
+    gate: GateOutcome,
+    runtime: Runtime,
+) -> tuple[CompanionSeries | CompanionFailure, ...]:
+    """Write the companions into a folder of their own; one that cannot be written costs nothing else."""
+    if not output.companions:
+        return ()
+    folder = out / "companions"
+    folder.mkdir(exist_ok=True)
+    device = (runtime.device_name, runtime.precision.value)
+    return write_beside(made, synthesis, output, folder, gate=gate.status.name.lower(), device=device)
 
 
 def write_result_montage(result: OfflineResult, name: str = "montage.png") -> Path:

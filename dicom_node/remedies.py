@@ -5,7 +5,7 @@ Done by the service (which alone writes the ledger) or, where none runs, by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -15,8 +15,8 @@ from dicom_node.assemble.decide import Decider
 from dicom_node.assemble.late import LOOP_GUARD, reopen_study
 from dicom_node.dicom.choice import BETTER_LATER
 from dicom_node.errors import Refused
-from dicom_node.ledger.queries import find_series
-from dicom_node.ledger.states import DeliveryState, State, StudyState
+from dicom_node.ledger.queries import find_series, is_dead_letter
+from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
 from dicom_node.ledger.store import Ledger, Transaction
 from dicom_node.ledger.tables import Job, Series
 from dicom_node.settings import Settings
@@ -64,12 +64,13 @@ def replay_dead_letters(ledger: Ledger, settings: Settings, uid: str | None) -> 
     """
     with ledger.transaction() as change:
         if uid is None:
-            found = list(change.session.scalars(select(Series).where(Series.state == State.FAILED).order_by(Series.id)))
+            found = list(change.session.scalars(select(Series).where(is_dead_letter()).order_by(Series.id)))
         else:
-            found = [series for series in find_series(change.session, uid) if series.state is State.FAILED]
-            if not found:
-                raise Refused("no_dead_letter", f"no dead letter belongs to {uid}; see: jmmda-node dead-letter list")
-        return [_retry_failed(change, series, settings) for series in found]
+            found = find_series(change.session, uid)
+        remedies = [one for series in found for one in _replay(change, series, settings)]
+        if uid is not None and not remedies:
+            raise Refused("no_dead_letter", f"no dead letter belongs to {uid}; see: jmmda-node dead-letter list")
+        return remedies
 
 
 def retry_series(ledger: Ledger, settings: Settings, uid: str, *, new: bool) -> list[Remedy]:
@@ -102,6 +103,16 @@ def retry_series(ledger: Ledger, settings: Settings, uid: str, *, new: bool) -> 
                 raise Refused("nothing_to_retry", "no series of this study is failed or refused")
         decider = Decider(ledger.paths)
         return [_renew(change, one, settings, decider) if new else _retry(change, one, settings) for one in found]
+
+
+def _replay(change: Transaction, series: Series, settings: Settings) -> Iterator[Remedy]:
+    """Set going again what failed of a series: its result, and notes about a refusal that did not get out."""
+    if series.state is State.FAILED:
+        yield _retry_failed(change, series, settings)
+    for job in series.jobs:
+        if job.kind is JobKind.NOTE and job.state is State.FAILED and job.result:
+            _send_again(change, job, settings)
+            yield Remedy(series.series_instance_uid, State.FAILED.value, job.state.value, "its note is sent again")
 
 
 def _renew(change: Transaction, series: Series, settings: Settings, decider: Decider) -> Remedy:
@@ -138,6 +149,11 @@ def _retry_failed(change: Transaction, series: Series, settings: Settings) -> Re
         return _remedy(series, State.FAILED, "the series is judged again")
     if not job.result:
         return _requeue(change, series, job)
+    _send_again(change, job, settings)
+    return _remedy(series, State.FAILED, "what is missing is sent again")
+
+
+def _send_again(change: Transaction, job: Job, settings: Settings) -> None:
     names = [peer.name for peer in settings.destinations_for(job.calling_ae)]
     if not job.deliveries and not names:
         raise Refused("no_destination", "still no route leads from the sender of this series to a destination")
@@ -148,7 +164,6 @@ def _retry_failed(change: Transaction, series: Series, settings: Settings) -> Re
             delivery.state, delivery.attempts = DeliveryState.PENDING, 0
             delivery.next_try_at = delivery.code = delivery.reason = None
     change.move_job(job, State.DELIVERING, code="replay", reason="an administrator asked to send again")
-    return _remedy(series, State.FAILED, "what is missing is sent again")
 
 
 def _retry_refused(change: Transaction, series: Series) -> Remedy:

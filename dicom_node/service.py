@@ -49,12 +49,14 @@ from dicom_node.operate.state import STATE_FILE
 from dicom_node.remedies import handle_request
 from dicom_node.settings import Settings, SettingsError, load_settings
 from dicom_node.stages.derivation import DeriveStage
+from dicom_node.stages.notes import Notes
 from dicom_node.stages.synthesis import SynthesisStage, recover_jobs
 
 logger = logging.getLogger(__name__)
 
 _SWEEP_S: Final = 1.0
 _HEALTH_S: Final = 2.0
+_NOTES_S: Final = 5.0
 #: A command may hold the spool for the moment in which it changes something.
 _LOCK_WAIT_S: Final = 5.0
 #: A round takes in all that waits in the spool, which after a long pause may be thousands of files.
@@ -89,6 +91,7 @@ class Service:
         self._outbox = Outbox(ledger, self.settings)
         self._derive = DeriveStage(ledger, self.settings, self._beats, self._outbox.wake)
         self._synthesis = SynthesisStage(ledger, self.settings, self._beats, self._derive.wake)
+        self._notes = Notes(ledger, self.settings, self._outbox.wake)
         self._schedule = Schedule()
         self._assembling = threading.Lock()
         self._reload_report: Mapping[str, Any] | None = None
@@ -112,6 +115,7 @@ class Service:
         self._derive.start()
         self._schedule.every(_SWEEP_S, "assemble", self.assemble)
         self._schedule.every(_SWEEP_S, "deliver", self._outbox.wake)
+        self._schedule.every(_NOTES_S, "notes", self._notes.run)
         self._schedule.every(_HEALTH_S, "health", self.report_health)
         self._schedule.start()
 

@@ -51,6 +51,26 @@ def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def uncertain_bundle(tmp_path_factory: pytest.TempPathFactory, tiny_bundle: Path) -> Path:
+    """Folder of a network like that of `tiny_bundle` that also predicts its error, differently from place to place."""
+    from dataclasses import replace
+
+    import torch
+
+    from jmmda_model.bundle import load_bundle, load_generator, save_bundle
+    from jmmda_model.network.generator import build_generator
+
+    bundle = load_bundle(tiny_bundle)
+    card = replace(bundle.card, generator=replace(bundle.card.generator, heteroscedastic=True))
+    network = build_generator(card.generator)
+    network.load_state_dict(load_generator(bundle).state_dict(), strict=False)
+    torch.manual_seed(3)
+    torch.nn.init.normal_(network.scale_head[1].weight, 0.0, 0.05)
+    folder = tmp_path_factory.mktemp("bundle") / "uncertain"
+    return Path(save_bundle(folder, network.state_dict(), card).path)
+
+
+@pytest.fixture(scope="session")
 def phantom_case():
     """A phantom patient with a large lesion on the left, 24 slices of 192 x 192."""
     from train.data.phantom import generate_case

@@ -195,7 +195,9 @@ class Decider:
             return
         figures: dict[str, object] = {"slices": len(outcome.headers), "gate": outcome.status.name}
         job = Job(
-            key=name_hash(series.study.study_instance_uid, series.series_instance_uid, digest, str(len(series.jobs))),
+            key=name_hash(
+                series.study.study_instance_uid, series.series_instance_uid, digest, str(len(series.results))
+            ),
             state=State.QUEUED,
             figures=figures,
             created_at=change.at.replace(microsecond=0),
@@ -204,6 +206,8 @@ class Decider:
                 "files": [header.path.name for header in outcome.headers],
                 "sop_instance_uids": [header.sop_instance_uid for header in outcome.headers],
                 "frames": [header.frame_number for header in outcome.headers],
+                # The figures of a job change with every step; the report on its result has to know this one later.
+                "gate": outcome.status.name,
             },
             notes=[*outcome.notes, *_missing_note(series)],
             calling_ae=series.calling_ae,

@@ -82,7 +82,7 @@ def reopen_study(change: Transaction, study: Study) -> None:
 
 def sent_result(series: Series) -> Job | None:
     """Return the newest result of which a destination has, or may have, at least one instance."""
-    for job in reversed(series.jobs):
+    for job in reversed(series.results):
         stored = any(item.stored for delivery in job.deliveries for item in delivery.instances)
         under_way = job.state in (State.DELIVERING, State.DELIVERED, State.COMMITTED)
         if under_way or (job.state is State.FAILED and stored):

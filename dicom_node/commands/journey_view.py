@@ -11,6 +11,7 @@ from rich.table import Table
 
 from dicom_node.assemble.completion import Sign
 from dicom_node.ledger.queries import AsideView, DeliveryView, EventView, JobView, SeriesView, StatusView
+from dicom_node.ledger.states import JobKind
 from jmmda_model.eligibility_codes import plain_words
 
 
@@ -20,9 +21,12 @@ def show_status(console: Console, processes: Mapping[str, Any], numbers: StatusV
     counts = {
         "series": numbers.series,
         "results": numbers.results,
+        "notes": numbers.notes,
         "deliveries": numbers.deliveries,
         "studies": numbers.studies,
     }
+    if not any(numbers.notes.values()):
+        del counts["notes"]
     for what, states in counts.items():
         told = ", ".join(f"{state} {count}" for state, count in states.items() if count)
         console.print(f"{what}: {told or 'none'}", highlight=False)
@@ -102,9 +106,12 @@ def _expected_words(expected: Mapping[str, Any]) -> str:
 
 
 def _show_job(console: Console, job: JobView) -> None:
-    console.print(f"  job {job.key}: {job.state}{_because(job.code, job.reason)}", highlight=False)
+    is_note = job.kind == JobKind.NOTE.value
+    what = "note about the refusal" if is_note else "job"
+    console.print(f"  {what} {job.key}: {job.state}{_because(job.code, job.reason)}", highlight=False)
     if job.result_series_uid:
-        console.print(f"    result: {job.result_series_uid} (SYNTHETIC)", highlight=False)
+        told = "note" if is_note else "result"
+        console.print(f"    {told}: {job.result_series_uid}{'' if is_note else ' (SYNTHETIC)'}", highlight=False)
     if job.supersedes:
         console.print(f"    replaces the result of job {job.supersedes}", highlight=False)
     for note in job.notes:

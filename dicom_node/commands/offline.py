@@ -91,6 +91,7 @@ def result_as_json(result: OfflineResult, montage: Path | None) -> dict[str, Any
         "instances": len(result.series.instances),
         "folder": str(result.series.instances[0].path.parent),
         "montage": str(montage) if montage else None,
+        "companions": [one.to_json() for one in result.companions],
         "quality_flags": list(result.synthesis.quality_flags),
         "quality": list(plain_words(result.synthesis.quality_flags)),
         "notes": list(result.synthesis.notes),
@@ -118,6 +119,10 @@ def _say_result(console: Console, result: OfflineResult, montage: Path) -> None:
         f"picture: {montage}\nquality flags: {flags}{words}\ntime: {seconds}",
         highlight=False,
     )
+    for one in result.companions:
+        told = one.to_json()
+        outcome = f"left out: {told['code']}: {told['reason']}" if "code" in told else told["instances"][0]["file"]
+        console.print(f"companion {one.kind}: {outcome}", highlight=False)
 
 
 def _load_rules(config: Path | None) -> OfflineRules:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -19,11 +19,18 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, select
 
+from dicom_node.deliver.companions import (
+    NOT_DELIVERED,
+    Companion,
+    CompanionTrouble,
+    missing_companions,
+    send_companions,
+)
 from dicom_node.deliver.sender import DeliveryReport, send_instances
 from dicom_node.dicom.labels import LabelFacts, check_encoded
 from dicom_node.errors import NodeError, Permanent, RetryPolicy, Transient
 from dicom_node.ledger.job_file import OUT_FOLDER
-from dicom_node.ledger.states import DeliveryState, State
+from dicom_node.ledger.states import DeliveryState, JobKind, State
 from dicom_node.ledger.store import Ledger, Transaction
 from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job
 from dicom_node.net.scu import StoreResult
@@ -43,7 +50,8 @@ class _Try:
     job_key: str
     peer: Peer
     paths: tuple[Path, ...]
-    facts: LabelFacts
+    facts: LabelFacts | None
+    companions: tuple[Companion, ...]
 
 
 def delivery_policy(delivery: DeliverySettings) -> RetryPolicy:
@@ -143,7 +151,7 @@ class Outbox:
                 task.peer,
                 settings.node.ae_title,
                 task.paths,
-                check=partial(check_encoded, facts=task.facts),
+                check=None if task.facts is None else partial(check_encoded, facts=task.facts),
                 on_result=self._recorder(task),
                 timeout_s=settings.delivery.association_timeout_s,
             )
@@ -158,7 +166,18 @@ class Outbox:
                 delivery_id, Transient("storage", f"a result file cannot be read: {error.strerror}"), settings
             )
         else:
-            self._conclude(delivery_id, _trouble(report), settings)
+            trouble = _trouble(report)
+            self._conclude(delivery_id, trouble, settings, () if trouble else self._send_companions(task, settings))
+
+    def _send_companions(self, task: _Try, settings: Settings) -> tuple[CompanionTrouble, ...]:
+        return send_companions(
+            task.peer,
+            settings.node.ae_title,
+            task.companions,
+            judge=_trouble,
+            on_result=self._recorder(task),
+            timeout_s=settings.delivery.association_timeout_s,
+        )
 
     def _begin(self, delivery_id: int, settings: Settings) -> _Try | None:
         with self._ledger.transaction() as change:
@@ -167,7 +186,9 @@ class Outbox:
             if delivery.state is not DeliveryState.PENDING or job.state not in (State.DERIVED, State.DELIVERING):
                 return None
             delivery.attempts += 1
-            ensure_may_leave(job.bundle, settings)
+            is_note = job.kind is JobKind.NOTE
+            if not is_note:
+                ensure_may_leave(job.bundle, settings)
             peer = settings.peer(delivery.destination)
             if peer is None:
                 raise Permanent(
@@ -183,7 +204,8 @@ class Outbox:
                 job_key=job.key,
                 peer=peer,
                 paths=tuple(out / item["file"] for item in files),
-                facts=LabelFacts.from_json(job.result["label_facts"]),
+                facts=None if is_note else LabelFacts.from_json(job.result["label_facts"]),
+                companions=missing_companions(job.result, missing, out),
             )
 
     def _recorder(self, task: _Try) -> Callable[[Path, StoreResult], None]:
@@ -206,15 +228,30 @@ class Outbox:
 
         return record
 
-    def _conclude(self, delivery_id: int, trouble: NodeError | None, settings: Settings) -> None:
-        """Write down how a try ended: delivered, tried again later, or given up."""
+    def _conclude(
+        self,
+        delivery_id: int,
+        trouble: NodeError | None,
+        settings: Settings,
+        companions: Sequence[CompanionTrouble] = (),
+    ) -> None:
+        """Write down how a try ended: delivered, tried again later, or given up.
+
+        The images decide. A companion that may still get through makes another try; one that does not in the end is a
+        remark. A note has no images: it decides for itself.
+        """
         policy = delivery_policy(settings.delivery)
         with self._ledger.transaction() as change:
             delivery = change.session.get_one(Delivery, delivery_id)
             if delivery.state is not DeliveryState.PENDING:
                 return
             change.touch(delivery.job)
+            if trouble is None and companions:
+                trouble = _of_companions(delivery, companions, policy)
             if trouble is None:
+                for one in companions:
+                    reason = one.told(delivery.destination)
+                    change.remark(delivery.job.series, NOT_DELIVERED, code=one.error.code, reason=reason)
                 delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, change.at
                 delivery.code = delivery.reason = delivery.next_try_at = None
                 change.finish_delivery(delivery)
@@ -239,6 +276,15 @@ class Outbox:
         logger.error("job %s to %s is a dead letter: %s", delivery.job.key, delivery.destination, trouble)
         delivery.state, delivery.next_try_at = DeliveryState.FAILED, None
         change.finish_delivery(delivery)
+
+
+def _of_companions(delivery: Delivery, companions: Sequence[CompanionTrouble], policy: RetryPolicy) -> NodeError | None:
+    """Return what is to be done about companions that did not get through, when everything else did."""
+    if delivery.job.kind is JobKind.NOTE:
+        return companions[0].error
+    if delivery.attempts < policy.attempts:
+        return next((one.error for one in companions if one.transient), None)
+    return None
 
 
 def _trouble(report: DeliveryReport) -> NodeError | None:

@@ -27,6 +27,7 @@ from dicom_node.derive.encoding import encode_elements, encode_file
 from dicom_node.derive.image_common import ImagePlan, SeriesPlan
 from dicom_node.derive.sources import SourceSeries, SourceSlice
 from dicom_node.derive.writer import IMAGE_OBJECTS
+from dicom_node.dicom.companion_labels import CLASSES, COMPANION_MARKS
 from dicom_node.dicom.identity import ACQUISITION, IDENTITY, IMAGE_PLANE, TYPE_2_IDENTITY, tag_of
 from dicom_node.dicom.labels import MARKS, OBJECT_CLASSES, BundleFacts
 from dicom_node.dicom.output_rules import OutputSettings
@@ -53,6 +54,7 @@ def render() -> str:
             "## Marks that are checked before an object may leave\n\n" + _marks(),
             "## What is sent\n\n" + _sent(),
             "## What is accepted\n\n" + _accepted(),
+            "## Companions and notes\n\n" + _companions(),
             TAIL,
         ]
     )
@@ -189,17 +191,31 @@ def _marks() -> str:
     return _table(("mark", "what must be found in the encoded bytes"), rows)
 
 
+def _companions() -> str:
+    rows = (
+        (f"`{kind}`", UID(CLASSES[kind][0]).name, f"`{CLASSES[kind][1]}`", ", ".join(f"`{one}`" for one in marks))
+        for kind, marks in COMPANION_MARKS.items()
+    )
+    return (
+        "Each is one object in a series of its own, none is sent unless `[output]` asks for it, and each is checked for"
+        " its own marks. Patient and study are copied as in the images. `ko` withdraws a result that another replaced;"
+        " `note-sr` and `note-sc` tell why a CT was not processed (`not_processed_note`).\n\n"
+        + _table(("kind", "SOP class", "Modality", "marks checked before it may leave"), rows)
+    )
+
+
 def _sent() -> str:
-    needs = [(one.sop_class_uid, str(ExplicitVRLittleEndian)) for one in OBJECT_CLASSES.values()]
+    classes = [*(one.sop_class_uid for one in OBJECT_CLASSES.values()), *(uid for uid, _ in CLASSES.values())]
+    needs = [(uid, str(ExplicitVRLittleEndian)) for uid in dict.fromkeys(classes)]
     rows = (
         (UID(context.abstract_syntax).name, _syntax(str(context.transfer_syntax[0])))
         for need in needs
         for context in contexts_for([need])
     )
     return (
-        "Objects are written in Explicit VR Little Endian and leave as these bytes. Only the class of the result is"
-        " proposed, one presentation context for each transfer syntax; a peer that takes Implicit VR alone gets the"
-        " same object in it.\n\n" + _table(("SOP class (SCU)", "transfer syntax"), rows)
+        "Objects are written in Explicit VR Little Endian and leave as these bytes. Only the class of what is being"
+        " sent is proposed, one presentation context for each transfer syntax; a peer that takes Implicit VR alone gets"
+        " the same object in it.\n\n" + _table(("SOP class (SCU)", "transfer syntax"), rows)
     )
 
 

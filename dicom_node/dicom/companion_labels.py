@@ -7,7 +7,7 @@ what replaces the series, a page must show its text dot by dot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from types import MappingProxyType
@@ -15,10 +15,9 @@ from typing import Final
 
 import numpy as np
 from pydicom import dcmread
-from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset
 
-from dicom_node.dicom.labels import CONTENT_QUALIFICATION, DIFFUSION_KEYWORDS
+from dicom_node.dicom.labels import CONTENT_QUALIFICATION, DIFFUSION_KEYWORDS, every_item
 from dicom_node.dicom.reading import PARSE_ERRORS, quiet_pydicom
 from dicom_node.dicom.text_page import Line, render_page
 from dicom_node.errors import Permanent
@@ -124,20 +123,9 @@ class CompanionFacts:
 Rule = Callable[[Dataset, CompanionFacts], bool]
 
 
-def _items(ds: Dataset) -> Iterator[Dataset]:
-    """The data set and every item in it. Values are not parsed: those copied from the CT may be malformed."""
-    yield ds
-    for tag in list(ds.keys()):
-        # Implicit VR leaves it to the dictionary.
-        known = dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
-        if known or ds.get_item(tag).VR == "SQ":
-            for item in ds[tag].value or ():
-                yield from _items(item)
-
-
 def _values(ds: Dataset, keyword: str) -> set[str]:
     """Every value of an attribute at any depth."""
-    return {str(item[keyword].value) for item in _items(ds) if keyword in item}
+    return {str(item[keyword].value) for item in every_item(ds) if keyword in item}
 
 
 def _code(item: Dataset, keyword: str) -> str:
@@ -175,17 +163,17 @@ def _refers(ds: Dataset, facts: CompanionFacts) -> bool:
     return bool(facts.refers_to) and any(
         str(item.get("SeriesInstanceUID", "")).strip(" \0") == facts.refers_to
         and any(item.get(keyword) for keyword in keywords)
-        for item in _items(ds)
+        for item in every_item(ds)
         if item is not ds
     )
 
 
 def _lacks_diffusion(ds: Dataset, _: CompanionFacts) -> bool:
-    return not any(keyword in item for item in _items(ds) for keyword in DIFFUSION_KEYWORDS)
+    return not any(keyword in item for item in every_item(ds) for keyword in DIFFUSION_KEYWORDS)
 
 
 def _lacks_private(ds: Dataset, _: CompanionFacts) -> bool:
-    return not any(tag.is_private for item in _items(ds) for tag in item.keys())  # noqa: SIM118 - iterates elements
+    return not any(tag.is_private for item in every_item(ds) for tag in item.keys())  # noqa: SIM118 - iterates elements
 
 
 def _is_no_synthetic_image(ds: Dataset, _: CompanionFacts) -> bool:
@@ -215,7 +203,7 @@ def _says_expected_error(ds: Dataset, _: CompanionFacts) -> bool:
 
 
 def _holds_disclaimer(ds: Dataset, _: CompanionFacts) -> bool:
-    return any(_code(item, "ConceptCodeSequence") == DISCLAIMER_CODE for item in _items(ds))
+    return any(_code(item, "ConceptCodeSequence") == DISCLAIMER_CODE for item in every_item(ds))
 
 
 def _is_preliminary(ds: Dataset, _: CompanionFacts) -> bool:
@@ -231,7 +219,7 @@ def _names_training(ds: Dataset, facts: CompanionFacts) -> bool:
 
 
 def _is_rejection(ds: Dataset, _: CompanionFacts) -> bool:
-    reasons = {_code(item, "ConceptCodeSequence") for item in _items(ds)}
+    reasons = {_code(item, "ConceptCodeSequence") for item in every_item(ds)}
     return _code(ds, "ConceptNameCodeSequence") == REJECTED and SUPERSEDED_CODE in reasons
 
 

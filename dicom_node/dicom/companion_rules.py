@@ -46,8 +46,16 @@ class CompanionSettings(BaseModel):
     not_processed_note: NoteForm = Field(
         NoteForm.NONE,
         description=(
-            "What a study gets when a chosen CT series is refused: none, sr = one structured report, sc = one page as "
-            "an image that every viewer shows. It says why in plain words, once for each series and reason."
+            "What a study gets when its CT is refused and there is no result: none, sr = one structured report, sc = "
+            "one page as an image that every viewer shows. It says why in plain words, once for each reason."
+        ),
+    )
+    not_processed_wait_s: float = Field(
+        120.0,
+        ge=0.0,
+        le=86400.0,
+        description=(
+            "Quiet time of a study before that note is written, in s: images that come later may still make a result."
         ),
     )
 

@@ -85,6 +85,7 @@ __all__ = [
     "LabelFacts",
     "ObjectClass",
     "check_encoded",
+    "every_item",
     "image_comments",
     "missing_marks",
     "series_description",
@@ -180,19 +181,24 @@ def _has_watermark(ds: Dataset, facts: LabelFacts) -> bool:
     return find_watermark(np.frombuffer(data, dtype="<u2").reshape(shape), facts.watermark_lines) is not None
 
 
-def _tags(ds: Dataset) -> Iterator[int]:
-    """Tags at every depth. Values are not parsed: those copied from the CT may be malformed, and may stay so."""
+def every_item(ds: Dataset) -> Iterator[Dataset]:
+    """Yield the data set and every item in it, at any depth.
+
+    Values are not parsed: those copied from the CT may be malformed, and may stay so.
+    """
+    yield ds
     for tag in list(ds.keys()):
-        yield int(tag)
+        # Implicit VR leaves it to the dictionary.
         known = dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
         if known or ds.get_item(tag).VR == "SQ":
             for item in ds[tag].value or ():
-                yield from _tags(item)
+                yield from every_item(item)
 
 
 def _lacks_diffusion(ds: Dataset, _: LabelFacts) -> bool:
     """No attribute of diffusion at any depth; ImageType does not name it."""
-    return _DIFFUSION_TAGS.isdisjoint(_tags(ds)) and not any(
+    tags = (int(tag) for item in every_item(ds) for tag in list(item.keys()))
+    return _DIFFUSION_TAGS.isdisjoint(tags) and not any(
         "DIFFUSION" in str(value).upper() for value in ds.get("ImageType") or ()
     )
 

@@ -108,6 +108,10 @@ class OutputSettings(BaseModel):
         return moment.astimezone(zone_named(self.time_zone))
 
     def fingerprint(self) -> str:
-        """SHA-256 (64 hexadecimal digits) over every setting, for the UIDs."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """SHA-256 (64 hexadecimal digits) over every setting of this class, for the UIDs.
+
+        What a subclass adds does not change the images, so it does not change their names.
+        """
+        values = self.model_dump(mode="json", include=set(OutputSettings.model_fields))
+        canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()

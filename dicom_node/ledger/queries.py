@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.ledger.states import DeliveryState, State, StudyState
+from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
 from dicom_node.ledger.tables import (
     Association,
     Delivery,
@@ -67,6 +67,7 @@ class StatusView:
     series: Mapping[str, int]
     studies: Mapping[str, int]
     results: Mapping[str, int]
+    notes: Mapping[str, int]
     deliveries: Mapping[str, int]
     open_associations: int
     set_aside: int
@@ -82,6 +83,7 @@ EMPTY_STATUS: Final = StatusView(
     series={state.value: 0 for state in State},
     studies={state.value: 0 for state in StudyState},
     results={state.value: 0 for state in State},
+    notes={state.value: 0 for state in State},
     deliveries={state.value: 0 for state in DeliveryState},
     open_associations=0,
     set_aside=0,
@@ -108,6 +110,7 @@ class JobView:
     """One result of a series, finished or in the making."""
 
     key: str
+    kind: str
     state: str
     code: str | None
     reason: str | None
@@ -174,7 +177,8 @@ def status(session: Session) -> StatusView:
     return StatusView(
         series=_counts(session, Series.state, State),
         studies=_counts(session, Study.state, StudyState),
-        results=_counts(session, Job.state, State),
+        results=_counts(session, Job.state, State, Job.kind == JobKind.RESULT),
+        notes=_counts(session, Job.state, State, Job.kind == JobKind.NOTE),
         deliveries=_counts(session, Delivery.state, DeliveryState),
         open_associations=session.scalar(
             select(func.count()).select_from(Association).where(Association.outcome == "open")
@@ -188,7 +192,8 @@ def status(session: Session) -> StatusView:
 def stage_times(session: Session) -> dict[str, StageTime]:
     """Return p50 and p95 of every stage in seconds, over all jobs that went through it."""
     columns = sorted({name for pair in STAGES.values() for name in pair})
-    rows = session.execute(select(*(getattr(Job, name) for name in columns))).mappings().all()
+    query = select(*(getattr(Job, name) for name in columns)).where(Job.kind == JobKind.RESULT)
+    rows = session.execute(query).mappings().all()
     times: dict[str, StageTime] = {}
     for stage, (begin, end) in STAGES.items():
         values = [(row[end] - row[begin]).total_seconds() for row in rows if row[begin] and row[end]]
@@ -281,18 +286,32 @@ def set_aside(session: Session, limit: int = 100) -> list[AsideView]:
 
 
 def dead_letters(session: Session) -> list[SeriesView]:
-    """Return every series that stands FAILED: the dead letter."""
-    return list_series(session, state=State.FAILED, limit=10_000)
+    """Return the dead letter: every series that stands FAILED, or whose note about a refusal did not get out."""
+    query = select(Series).where(is_dead_letter()).order_by(Series.changed_at.desc(), Series.id.desc())
+    return [series_view(session, series) for series in session.scalars(query)]
 
 
-def _counts(session: Session, column: Any, states: Iterable[Any]) -> dict[str, int]:  # noqa: ANN401 - any state column
-    found = {state.value: count for state, count in session.execute(select(column, func.count()).group_by(column))}
+def is_dead_letter() -> ColumnElement[bool]:
+    """Return the condition on `Series` for the dead letter."""
+    lost_note = exists().where(Job.series_id == Series.id, Job.kind == JobKind.NOTE, Job.state == State.FAILED)
+    return or_(Series.state == State.FAILED, lost_note)
+
+
+def _counts(
+    session: Session,
+    column: Any,  # noqa: ANN401 - any state column
+    states: Iterable[Any],
+    *conditions: ColumnElement[bool],
+) -> dict[str, int]:
+    query = select(column, func.count()).where(*conditions).group_by(column)
+    found = {state.value: count for state, count in session.execute(query)}
     return {state.value: found.get(state.value, 0) for state in states}
 
 
 def _job_view(session: Session, job: Job) -> JobView:
     return JobView(
         key=job.key,
+        kind=job.kind.value,
         state=job.state.value,
         code=job.code,
         reason=job.reason,

@@ -46,6 +46,9 @@ class SynthesisResult:
         Numbers behind them, units in the keys (`brain_volume_ml`).
     seconds : Mapping[str, float]
         Wall seconds per step: `read`, `mask`, `grid`, `network`, `pixels`.
+    expected_error : numpy.ndarray or None
+        (S, rows, cols) float32 in 0..1: the absolute error that the network expects of itself, as a fraction of the
+        full scale of `pixels`; None where its bundle does not say.
     """
 
     pixels: npt.NDArray[np.uint16]
@@ -56,6 +59,7 @@ class SynthesisResult:
     quality_flags: tuple[str, ...] = ()
     figures: Mapping[str, float] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    expected_error: npt.NDArray[np.float32] | None = None
 
 
 def write_result(folder: Path, result: SynthesisResult) -> None:
@@ -67,11 +71,13 @@ def write_result(folder: Path, result: SynthesisResult) -> None:
         The folder is missing or the disk is full; nothing that `read_result` accepts is left behind.
     """
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        pixels=result.pixels,
-        mask=np.packbits(result.mask, axis=-1),
-    )
+    arrays: dict[str, npt.NDArray[np.generic]] = {
+        "pixels": result.pixels,
+        "mask": np.packbits(result.mask, axis=-1),
+    }
+    if result.expected_error is not None:
+        arrays["expected_error"] = result.expected_error
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     data = buffer.getvalue()
     durable_write(folder / RESULT_ARRAYS, data)
     description = {
@@ -105,6 +111,7 @@ def read_result(folder: Path) -> SynthesisResult:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         pixels = arrays["pixels"]
         mask = np.unpackbits(arrays["mask"], axis=-1, count=pixels.shape[-1]).astype(bool)
+        expected_error = arrays.get("expected_error")
     return SynthesisResult(
         pixels=pixels,
         mask=mask,
@@ -114,4 +121,5 @@ def read_result(folder: Path) -> SynthesisResult:
         quality_flags=tuple(description["quality_flags"]),
         figures=description["figures"],
         seconds=description["seconds"],
+        expected_error=expected_error,
     )

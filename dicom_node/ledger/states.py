@@ -41,6 +41,13 @@ class StudyState(Enum):
     DECIDED = "DECIDED"
 
 
+class JobKind(Enum):
+    """What a job makes: the synthetic series, or the note that tells a study why there is none."""
+
+    RESULT = "RESULT"
+    NOTE = "NOTE"
+
+
 class DeliveryState(Enum):
     """What became of one result on its way to one destination."""
 

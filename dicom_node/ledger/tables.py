@@ -13,7 +13,7 @@ from sqlalchemy import JSON, DateTime, Dialect, Enum, ForeignKey, MetaData, Stri
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from dicom_node.ledger.states import DeliveryState, State, StudyState
+from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
 
 UID_LENGTH = 64
 
@@ -61,6 +61,7 @@ class Base(DeclarativeBase):
         State: Enum(State, native_enum=False, length=16),
         StudyState: Enum(StudyState, native_enum=False, length=16),
         DeliveryState: Enum(DeliveryState, native_enum=False, length=16),
+        JobKind: Enum(JobKind, native_enum=False, length=16),
     }
 
 
@@ -112,6 +113,11 @@ class Series(Base):
     study: Mapped[Study] = relationship(back_populates="series")
     instances: Mapped[list[Instance]] = relationship(back_populates="series", order_by="Instance.id")
     jobs: Mapped[list[Job]] = relationship(back_populates="series", order_by="Job.id")
+
+    @property
+    def results(self) -> list[Job]:
+        """Jobs that make, or made, a synthetic series; the notes about refusals are not among them."""
+        return [job for job in self.jobs if job.kind is JobKind.RESULT]
 
 
 class Association(Base):
@@ -166,13 +172,14 @@ class SetAside(Base):
 
 
 class Job(Base):
-    """One synthesis result in the making; its folder is ``jobs/<key>``."""
+    """One synthesis result in the making, or one note about a refusal; its folder is ``jobs/<key>``."""
 
     __tablename__ = "jobs"
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(64), unique=True)
     series_id: Mapped[int] = mapped_column(ForeignKey("series.id"), index=True)
+    kind: Mapped[JobKind] = mapped_column(default=JobKind.RESULT)
     state: Mapped[State] = mapped_column(default=State.QUEUED, index=True)
     code: Mapped[str | None] = mapped_column(String(64))
     reason: Mapped[str | None] = mapped_column(Text)

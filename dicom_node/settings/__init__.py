@@ -4,7 +4,6 @@
 """
 
 from dicom_node.dicom.eligibility_rules import EligibilitySettings
-from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
 from dicom_node.settings.faults import Fault, SettingsError
 from dicom_node.settings.loading import load_settings, parse_settings
@@ -17,6 +16,7 @@ from dicom_node.settings.sections import (
     LogLevel,
     ModelSettings,
     NodeSettings,
+    OutputSection,
     Peer,
     Precision,
     Role,
@@ -35,7 +35,7 @@ __all__ = [
     "LogLevel",
     "ModelSettings",
     "NodeSettings",
-    "OutputSettings",
+    "OutputSection",
     "Peer",
     "Precision",
     "Role",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pydantic import ConfigDict, Field, model_validator
 
 from dicom_node.dicom.eligibility_rules import EligibilitySettings
-from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
 from dicom_node.settings.checks import Parts, cross_faults
 from dicom_node.settings.sections import (
@@ -14,6 +13,7 @@ from dicom_node.settings.sections import (
     LedgerSettings,
     ModelSettings,
     NodeSettings,
+    OutputSection,
     Peer,
     Role,
     Route,
@@ -39,7 +39,7 @@ class Settings(Section):
     geometry: GeometrySettings = Field(default_factory=GeometrySettings)
     eligibility: EligibilitySettings = Field(default_factory=EligibilitySettings)
     model: ModelSettings = Field(default_factory=ModelSettings)
-    output: OutputSettings = Field(default_factory=OutputSettings)
+    output: OutputSection = Field(default_factory=OutputSection)
     delivery: DeliverySettings = Field(default_factory=DeliverySettings)
     ledger: LedgerSettings = Field(default_factory=LedgerSettings)
     workers: WorkersSettings = Field(default_factory=WorkersSettings)

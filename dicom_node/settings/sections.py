@@ -16,6 +16,9 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from dicom_node.dicom.companion_rules import CompanionSettings
+from dicom_node.dicom.output_rules import OutputSettings
+
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 _HOST = re.compile(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f:.]+)$")
 
@@ -295,6 +298,10 @@ class LedgerSettings(Section):
     url: Annotated[str, AfterValidator(_check_ledger_url)] | None = Field(
         default=None, description="SQLAlchemy URL; left out: sqlite:///DATA_DIR/ledger.sqlite."
     )
+
+
+class OutputSection(CompanionSettings, OutputSettings):
+    """The synthetic series in the PACS and what comes beside it; all but the last three values enter its UIDs."""
 
 
 class WorkersSettings(Section):

@@ -18,8 +18,10 @@ from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job
 from dicom_node.settings import Settings
 from dicom_node.stages.base import Stage
+from dicom_node.stages.companions import make_companions, record_companions
 
 if TYPE_CHECKING:
+    from dicom_node.derive.companions.writer import CompanionFailure, CompanionSeries
     from dicom_node.derive.writer import BundleFacts, DerivedSeries
 
 #: Longest time of deriving one series that still counts as progress (2000 slices on a slow disk).
@@ -48,12 +50,15 @@ class DeriveStage(Stage):
             current[1].derive_attempts += 1
         self._beats.beat(self.name, _DERIVE_LIMIT_S)
         settings = self._settings()
-        series, result = self._derive(key, settings)
+        series, companions, result = self._derive(key, settings)
         with self._current(key) as current:
             if current is None:
                 return
             change, job = current
-            job.result = _result_record(series, result)
+            job.result = {
+                **_result_record(series, result),
+                "companions": record_companions(change, job, companions),
+            }
             job.result_series_uid = series.series_instance_uid
             job.derived_at, job.next_try_at = change.at, None
             change.move_job(
@@ -69,7 +74,9 @@ class DeriveStage(Stage):
                 )
             address(change, job, [peer.name for peer in settings.destinations_for(job.calling_ae)])
 
-    def _derive(self, key: str, settings: Settings) -> tuple[DerivedSeries, SynthesisResult]:
+    def _derive(
+        self, key: str, settings: Settings
+    ) -> tuple[DerivedSeries, tuple[CompanionSeries | CompanionFailure, ...], SynthesisResult]:
         from dicom_node.derive.writer import DeriveRequest, derive_series
 
         folder = self._ledger.paths.jobs / key
@@ -94,7 +101,9 @@ class DeriveStage(Stage):
                 superseded_series_uid=job.superseded_series_uid,
                 source_frames=source_frames(job),
             )
-        return derive_series(request, out), result
+            series = derive_series(request, out)
+            companions = make_companions(session, job, (request, series), result, settings.output, out)
+        return series, companions, result
 
 
 def _bundle_facts(record: Mapping[str, Any]) -> BundleFacts:
@@ -151,7 +160,8 @@ def address(change: Transaction, job: Job, destinations: list[str]) -> None:
         )
         return
     known = {delivery.destination for delivery in job.deliveries}
-    uids = [item["sop_instance_uid"] for item in job.result["instances"]]
+    everything = (job.result, *job.result.get("companions", ()))
+    uids = [item["sop_instance_uid"] for one in everything for item in one["instances"]]
     for destination in destinations:
         if destination not in known:
             delivery = Delivery(destination=destination, attempts=0)

@@ -120,7 +120,7 @@ class SynthesisStage(Stage):
             job.attempts += 1
             job.started_at, job.synthesized_at, job.next_try_at = change.at, None, None
             job.lease_until = change.at + timedelta(seconds=SILENCE_LIMIT_S)
-            job.bundle = dict(ready.bundle)
+            job.bundle = {**ready.bundle, "device": ready.device, "precision": ready.precision}
             change.move_job(job, State.SYNTHESIZING)
         folder = self._ledger.paths.jobs / key
         _clear_results(folder)

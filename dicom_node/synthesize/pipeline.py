@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from dicom_node.dicom.pixels import load_volume
 from dicom_node.dicom.slices import read_slices
 from dicom_node.dicom.values import SliceHeader
@@ -19,7 +22,7 @@ from dicom_node.ledger.result_file import SynthesisResult
 from jmmda_model.bundle import BundleError, load_bundle
 from jmmda_model.imaging.eligibility import EligibilityLimits, ensure_eligible, with_age
 from jmmda_model.imaging.errors import ImagingError
-from jmmda_model.imaging.grid import from_network_grid, to_network_grid
+from jmmda_model.imaging.grid import NetworkInput, from_network_grid, scale_from_network_grid, to_network_grid
 from jmmda_model.imaging.mask import BrainMask, brain_mask
 from jmmda_model.imaging.volume import CtVolume
 from jmmda_model.runtime import Runtime, RuntimeUnavailableError
@@ -143,9 +146,10 @@ def synthesize_series(
         progress("network", done, total)
 
     with watch.step("network"):
-        prediction = runtime.predict(network_input, progress=on_batch)
+        prediction, scale = _predict(runtime, network_input, on_batch)
     with watch.step("pixels"):
         pixels = from_network_grid(prediction, network_input, mask, contract)
+        expected_error = None if scale is None else scale_from_network_grid(scale, network_input, mask, contract)
     progress("pixels", 1, 1)
     return SynthesisResult(
         pixels=pixels,
@@ -156,7 +160,17 @@ def synthesize_series(
         quality_flags=mask.flags,
         figures=_figures(mask),
         seconds=watch.seconds,
+        expected_error=expected_error,
     )
+
+
+def _predict(
+    runtime: Runtime, network_input: NetworkInput, on_batch: Callable[[int, int], None]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Return the prediction, and the expected error where the bundle's network says it."""
+    if runtime.predicts_scale:
+        return runtime.predict_with_scale(network_input, progress=on_batch)
+    return runtime.predict(network_input, progress=on_batch), None
 
 
 def _age_years(headers: Sequence[SliceHeader]) -> float | None:

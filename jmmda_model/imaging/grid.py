@@ -6,6 +6,7 @@ JEIT250643 does not state them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -233,23 +234,63 @@ def from_network_grid(
     ImagingError
         ``geometry`` when shapes disagree or the prediction is not finite.
     """
+    level = np.clip(_finite(prediction), -1, 1).astype(np.float32) + 1
+    out = np.zeros(mask.mask.shape, dtype=np.uint16)
+    for index, plane in _brain_planes(level, net_input, mask, contract):
+        out[index] = np.where(mask.mask[index], stored_values(plane - 1, contract), 0)
+    return out
+
+
+def scale_from_network_grid(
+    scale: npt.NDArray[Any], net_input: NetworkInput, mask: BrainMask, contract: PreprocessingContract
+) -> npt.NDArray[np.float32]:
+    """Bring the network's estimate of its error back to the CT grid, along the same way as its prediction.
+
+    Parameters
+    ----------
+    scale : numpy.ndarray
+        (S, grid_px, grid_px) expected absolute error in units of the network's output, whose range is 2.
+    net_input, mask, contract
+        As for `from_network_grid`.
+
+    Returns
+    -------
+    numpy.ndarray
+        (S, rows, columns) float32 in 0..1, as a fraction of the full scale of the stored values; 0 outside the brain.
+
+    Raises
+    ------
+    ImagingError
+        ``geometry`` when shapes disagree or the scale is not finite.
+    """
+    fraction = (np.clip(_finite(scale), 0, 2) / 2).astype(np.float32)
+    out = np.zeros(mask.mask.shape, dtype=np.float32)
+    for index, plane in _brain_planes(fraction, net_input, mask, contract):
+        out[index] = np.where(mask.mask[index], np.clip(plane, 0, 1), 0)
+    return out
+
+
+def _finite(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if not np.isfinite(values).all():
+        raise ImagingError("geometry", "the prediction holds values that are not finite")
+    return values
+
+
+def _brain_planes(
+    values: npt.NDArray[np.float32], net_input: NetworkInput, mask: BrainMask, contract: PreprocessingContract
+) -> Iterator[tuple[int, npt.NDArray[np.float32]]]:
+    """Yield each slice with brain on the CT's own grid, interpolated among samples of the brain alone."""
     placement = net_input.placement
     check_shape(mask.mask, (placement.n_slices, *placement.source_shape))
-    check_shape(prediction, (placement.n_slices, placement.grid_px, placement.grid_px))
-    if not np.isfinite(prediction).all():
-        raise ImagingError("geometry", "the prediction holds values that are not finite")
+    check_shape(values, (placement.n_slices, placement.grid_px, placement.grid_px))
     inside = net_input.mask[:, contract.mask_channels.index("brain")]
-    level = (np.clip(prediction, -1, 1).astype(np.float32) + 1) * inside
-    out = np.zeros(mask.mask.shape, dtype=np.uint16)
     for index, (rows, columns) in enumerate(plane_weights(placement, backward=True)):
         if not net_input.has_brain[index]:
             continue
         share = apply_weights(inside[index], rows, columns)
-        value = apply_weights(level[index], rows, columns)
+        value = apply_weights(values[index] * inside[index], rows, columns)
         np.divide(value, share, out=value, where=share > np.float32(1e-3))
-        stored = stored_values(placement.from_canonical(value) - 1, contract)
-        out[index] = np.where(mask.mask[index], stored, 0)
-    return out
+        yield index, placement.from_canonical(value)
 
 
 def _refuse_thick(volume: CtVolume, mask: BoolArray, contract: PreprocessingContract) -> None:

@@ -26,7 +26,8 @@ PATIENCE_S = 120.0
 class Pacs:
     """Keeps what it gets in memory and counts how often each instance came."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Sequence[str] = ()) -> None:
+        self.sop_classes = (Verification, MRImageStorage, CTImageStorage, *also)
         self.remote = Remote("minipacs", PACS_AE, "127.0.0.1", free_port())
         self.arrivals: Counter[str] = Counter()
         self.files: dict[str, bytes] = {}
@@ -34,7 +35,7 @@ class Pacs:
     @contextmanager
     def listening(self) -> Iterator[None]:
         entity = AE(PACS_AE)
-        for sop_class in (Verification, MRImageStorage, CTImageStorage):
+        for sop_class in self.sop_classes:
             entity.add_supported_context(sop_class)
         address = (self.remote.host, self.remote.port)
         server = entity.start_server(address, block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
+from dicom_node.dicom.output_rules import OutputSettings
 from dicom_node.dicom.reading import quiet_pydicom
 from dicom_node.errors import RETRY
 from dicom_node.ledger.queries import history
@@ -284,3 +285,28 @@ def test_a_disk_that_fails_is_tried_again_and_then_a_dead_letter(room: Room):
     job = _derive(room, tries=RETRY["derive"].attempts)
     assert (job.state, job.code) == (State.FAILED, "storage")
     assert job.derive_attempts == RETRY["derive"].attempts
+
+
+def test_companions_are_written_recorded_and_addressed_beside_the_images(tmp_path: Path):
+    output = {"companions": ["seg", "sr"]}
+    room = Room(tmp_path / "data", node_settings(tmp_path / "data", output=output))
+    receive(room, head_stack(rows=96, columns=128))
+    room.settle()
+    folder = _synthesized(room)
+    job = _derive(room)
+    assert job.state is State.DERIVED
+    assert [one["kind"] for one in job.result["companions"]] == ["seg", "sr"]
+    files = [one["instances"][0] for one in job.result["companions"]]
+    assert all((folder / "out" / one["file"]).is_file() for one in files)
+    addressed = [row.sop_instance_uid for row in job.deliveries[0].instances]
+    assert addressed[24:] == [one["sop_instance_uid"] for one in files]
+    room.ledger.close()
+
+
+def test_the_choice_of_companions_leaves_the_uids_of_the_images_alone():
+    plain = Settings()
+    wanted = Settings.model_validate({"output": {"companions": ["seg"]}})
+    assert wanted.output.fingerprint() == plain.output.fingerprint() == OutputSettings().fingerprint()
+    for bad in ({"companions": ["mr"]}, {"companions": ["sr", "sr"]}, {"not_processed_note": "yes"}):
+        with pytest.raises(ValueError, match="output"):
+            Settings.model_validate({"output": bad})

@@ -23,7 +23,7 @@ from jmmda_model.imaging import (
     to_grid_stack,
     to_network_grid,
 )
-from jmmda_model.imaging.grid import slab_weights
+from jmmda_model.imaging.grid import scale_from_network_grid, slab_weights
 from jmmda_model.imaging.resample import apply_weights, linear_weights
 from jmmda_model.imaging.volume import CtVolume
 from tests.jmmda_model.imaging_cases import ORIENTATIONS, Lattice, as_mask, ellipsoid, head_hu, part, tilted
@@ -404,3 +404,17 @@ def test_arrays_of_another_stack_are_refused():
         from_network_grid(np.full((12, 128, 128), np.nan), net, mask, CONTRACT)
     with pytest.raises(ImagingError, match="geometry"):
         resample_to_grid(np.zeros((12, 5, 5)), net.placement)
+
+
+@pytest.mark.parametrize("name", ["HFS", "FFS", "tilt +18"])
+def test_the_expected_error_lies_where_the_prediction_lies(name):
+    volume, mask, _ = case(ALL[name], spacing_mm=(1.2, 1.2), shape=(9, 150, 160))
+    net = to_network_grid(volume, mask, CONTRACT)
+    values = landscape(grid_points(volume, net.placement)) / 50
+    error = scale_from_network_grid(values, net, mask, CONTRACT)
+    assert error.dtype == np.float32
+    assert not error[~mask.mask].any()
+    stored = from_network_grid(values - 1, net, mask, CONTRACT)
+    np.testing.assert_allclose(error, stored / 4095, atol=0.6 / 4095)
+    with pytest.raises(ImagingError, match="not finite"):
+        scale_from_network_grid(np.where(values > 0.5, np.inf, values), net, mask, CONTRACT)

@@ -6,6 +6,7 @@ Left out: durability after a power cut, which needs a fault layer below the file
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,16 @@ def test_a_result_is_read_back_as_it_was_written(tmp_path: Path, columns: int) -
     assert read.pixels.dtype == np.uint16
     for name in ("source_sop_instance_uids", "source_slices", "notes", "quality_flags", "figures", "seconds"):
         assert getattr(read, name) == getattr(written, name)
+
+
+def test_the_expected_error_comes_along_where_there_is_one(tmp_path: Path) -> None:
+    assert _result().expected_error is None
+    error = np.random.default_rng(6).random((3, 7, 13)).astype(np.float32)
+    write_result(tmp_path, replace(_result(), expected_error=error))
+    read = read_result(tmp_path).expected_error
+    assert read is not None
+    assert read.dtype == np.float32
+    np.testing.assert_array_equal(read, error)
 
 
 def test_no_result_is_named_as_missing(tmp_path: Path) -> None:

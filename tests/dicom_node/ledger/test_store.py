@@ -89,7 +89,7 @@ def _to(change: Transaction, job: Job, *states: State) -> None:
 def test_the_migrations_make_exactly_the_tables_of_the_classes(ledger: Ledger):
     with ledger.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        assert connection.scalar(text("select version_num from alembic_version")) == "0002"
+        assert connection.scalar(text("select version_num from alembic_version")) == "0003"
 
 
 def test_a_ledger_of_the_first_version_gets_the_counts(tmp_path: Path):

@@ -141,3 +141,26 @@ def test_the_brain_lands_where_it_was_in_every_orientation(
         total += np.count_nonzero(centre)
     assert total > 10_000
     assert inside / total > 0.97
+
+
+def test_companions_are_written_beside_the_series_and_the_expected_error_where_the_bundle_says_it(
+    phantom_ct: Path, tiny_bundle: Path, uncertain_bundle: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[output]\ncompanions = ["seg", "sr", "pm", "gsps"]\n')
+    found = {}
+    for name, bundle in (("plain", tiny_bundle), ("uncertain", uncertain_bundle)):
+        out = tmp_path / name
+        done = run(phantom_ct, out, "--bundle", bundle, "--config", config, "--json")
+        assert done.returncode == 0, done.stderr
+        kinds = {one["kind"]: one["instances"][0]["file"] for one in json.loads(done.stdout)[0]["companions"]}
+        found[name] = {kind: pydicom.dcmread(out / "companions" / file) for kind, file in kinds.items()}
+    assert set(found["plain"]) == {"seg", "sr", "gsps"}
+    assert set(found["uncertain"]) == {"seg", "sr", "pm", "gsps"}
+    errors = np.array(found["uncertain"]["pm"].pixel_array)
+    mask = np.array(found["uncertain"]["seg"].pixel_array) > 0
+    assert errors.dtype == np.float32
+    assert errors.max() <= 1.0
+    inside = errors[errors > 0]
+    assert inside.size == pytest.approx(mask.sum(), rel=0.02)
+    assert inside.std() > 1e-3
