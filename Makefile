@@ -12,13 +12,14 @@ TORCH_INDEX ?=
 PYTEST_ARGS ?=
 WORKERS ?= auto
 EXPERIMENTS ?= experiments/quick
+DEB_PYTHON ?= /usr/bin/python3
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 EXTRA_INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX),)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format docs bench bench-train bench-methods bench-mask results screenshots wheel clean
+.PHONY: help install demo test check format docs bench bench-train bench-methods bench-mask results screenshots wheel deb clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +63,7 @@ docs: install ## write the pages that are generated from the code
 	$(BIN)/python -m dicom_node.dicom.choice_page > docs/selection.md
 	$(BIN)/python -m dicom_node.dicom.gate_page > docs/geometry.md
 	$(BIN)/python -m dicom_node.derive.conformance_page > docs/conformance.md
+	$(BIN)/python -m dicom_node.operate.doctor.page > docs/doctor.md
 	$(BIN)/python -m tests.dicom_node.bad_input.page > docs/bad-input.md
 	$(BIN)/python -m jmmda_model.imaging.eligibility_page > docs/eligibility.md
 
@@ -86,6 +88,10 @@ screenshots: install ## pictures of OHIF for docs/viewers.md; needs chromium, or
 
 wheel: install ## build the wheel into dist/
 	$(PIP) wheel -q --no-deps -w dist .
+
+# The environment inside is made by Debian's own Python, for the release of Debian or Ubuntu that this machine runs.
+deb: wheel ## dist/jmmda-node_VERSION_ARCH.deb, which installs without a network; needs dpkg-deb and python3-venv
+	packaging/build_deb.sh --wheel "$$(ls -t dist/jmmda_node-*.whl | head -n 1)" --python $(DEB_PYTHON) --out dist -- $(EXTRA_INDEX)
 
 clean: ## remove what the targets above made, the virtual environment included
 	rm -rf $(VENV) demo-out .viewer dist build *.egg-info .bench .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

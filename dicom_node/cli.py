@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from dicom_node import __version__
-from dicom_node.commands import config, demo, journey, model, network, offline
+from dicom_node.commands import (
+    config,
+    config_changes,
+    conformance,
+    demo,
+    doctor,
+    journey,
+    model,
+    network,
+    offline,
+    pull,
+)
 from dicom_node.errors import NodeError, Refused
 from dicom_node.ledger.place import place_of
 from dicom_node.settings import SettingsError
@@ -49,8 +60,12 @@ def root(
 
 journey.register(app)
 network.register(app)
+pull.register(app)
 offline.register(app)
 demo.register(app)
+doctor.register(app)
+conformance.register(app)
+config_changes.register(config.app)
 app.add_typer(config.app, name="config")
 app.add_typer(model.app, name="model")
 app.add_typer(training.app, name="train")

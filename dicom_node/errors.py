@@ -99,6 +99,13 @@ class DimseStatus:
     NOT_MATCHING_SOP_CLASS: int = field(default=0xA900, init=False)
     CANNOT_UNDERSTAND: int = field(default=0xC000, init=False)
     PROCESSING_FAILURE: int = field(default=0x0110, init=False)
+    NO_SUCH_INSTANCE: int = field(default=0x0112, init=False)
+    NO_SUCH_EVENT_TYPE: int = field(default=0x0113, init=False)
+    INVALID_ARGUMENT: int = field(default=0x0115, init=False)
+    CLASS_INSTANCE_CONFLICT: int = field(default=0x0119, init=False)
+    NO_SUCH_ACTION: int = field(default=0x0123, init=False)
+    NOT_AUTHORISED: int = field(default=0x0124, init=False)
+    RESOURCE_LIMITATION: int = field(default=0x0213, init=False)
 
 
 DIMSE: Final = DimseStatus()
@@ -119,3 +126,28 @@ def dimse_status(error: Exception | None) -> int:
     if isinstance(error, Permanent):
         return DIMSE.CANNOT_UNDERSTAND
     return DIMSE.PROCESSING_FAILURE
+
+
+_COMMITMENT_STATUS: Final[Mapping[str, int]] = MappingProxyType(
+    {
+        "no_such_instance": DIMSE.NO_SUCH_INSTANCE,
+        "no_such_event": DIMSE.NO_SUCH_EVENT_TYPE,
+        "no_such_action": DIMSE.NO_SUCH_ACTION,
+        "invalid_argument": DIMSE.INVALID_ARGUMENT,
+        "not_authorised": DIMSE.NOT_AUTHORISED,
+        "too_large": DIMSE.RESOURCE_LIMITATION,
+    }
+)
+
+
+def commitment_status(error: Exception | None) -> int:
+    """Map the outcome of taking a request or a report of storage commitment to the status answered to the peer.
+
+    A full disk tells it that resources are short (0x0213), so that it comes again; what it got wrong is named.
+    """
+    if error is None:
+        return DIMSE.SUCCESS
+    if isinstance(error, OSError | MemoryError):
+        return DIMSE.RESOURCE_LIMITATION
+    code = error.code if isinstance(error, NodeError) else ""
+    return _COMMITMENT_STATUS.get(code, DIMSE.PROCESSING_FAILURE)

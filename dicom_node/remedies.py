@@ -16,9 +16,9 @@ from dicom_node.assemble.late import LOOP_GUARD, reopen_study
 from dicom_node.dicom.choice import BETTER_LATER
 from dicom_node.errors import Refused
 from dicom_node.ledger.queries import find_series, is_dead_letter
-from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
+from dicom_node.ledger.states import CommitmentState, DeliveryState, JobKind, State, StudyState
 from dicom_node.ledger.store import Ledger, Transaction
-from dicom_node.ledger.tables import Job, Series
+from dicom_node.ledger.tables import Delivery, Job, Series
 from dicom_node.settings import Settings
 from dicom_node.stages.derivation import address
 
@@ -136,7 +136,9 @@ def _retry(change: Transaction, series: Series, settings: Settings) -> Remedy:
             return _retry_refused(change, series)
         case State.SKIPPED:
             return _retry_skipped(change, series)
-        case State.DELIVERED | State.COMMITTED:
+        case State.DELIVERED:
+            return _confirm_again(change, series, settings)
+        case State.COMMITTED:
             raise Refused("has_result", "the series has its result; --new makes another one")
         case state:
             raise Refused("under_way", f"the series is {state.value}, there is nothing to retry yet")
@@ -163,7 +165,29 @@ def _send_again(change: Transaction, job: Job, settings: Settings) -> None:
         if delivery.state is DeliveryState.FAILED:
             delivery.state, delivery.attempts = DeliveryState.PENDING, 0
             delivery.next_try_at = delivery.code = delivery.reason = None
+            _ask_afresh(delivery)
     change.move_job(job, State.DELIVERING, code="replay", reason="an administrator asked to send again")
+
+
+def _confirm_again(change: Transaction, series: Series, settings: Settings) -> Remedy:
+    """Have a result that nobody confirmed asked about once more; one delivered before the peer had its role too."""
+    job = change.job(series.job_key) if series.job_key else None
+    asked = []
+    for delivery in job.deliveries if job is not None and job.state is State.DELIVERED else ():
+        unconfirmed = delivery.commitment in (None, CommitmentState.UNCONFIRMED)
+        if unconfirmed and settings.committer_of(delivery.destination) is not None:
+            _ask_afresh(delivery)
+            delivery.commitment, delivery.commitment_next_at = CommitmentState.WAITING, change.at
+            asked.append(delivery.destination)
+    if job is None or not asked:
+        raise Refused("has_result", "the series has its result; --new makes another one")
+    change.touch(job)
+    return _remedy(series, State.DELIVERED, f"storage commitment is asked for again: {', '.join(asked)}")
+
+
+def _ask_afresh(delivery: Delivery) -> None:
+    delivery.commitment_asked = delivery.commitment_tries = 0
+    delivery.commitment_code = delivery.commitment_reason = None
 
 
 def _retry_refused(change: Transaction, series: Series) -> Remedy:

@@ -4,8 +4,10 @@ Threads: the main one waits for pokes, signals and its supervisor, and for the m
 APScheduler looks at everything once a second; one thread feeds the worker, one derives, one per destination sends. All
 of them read their work from the ledger. While a series waits, one more per source asks what that holds (C-FIND).
 
-Protocol with the supervisor, one JSON object a line on standard output: ``ready`` once, ``beat`` while every loop makes
-progress, ``reloaded`` or ``not_reloaded``, ``stopped``. The end of standard input means that the supervisor is gone.
+Protocol with the supervisor, one JSON object a line. On standard input: the settings, and how the last reload ended; a
+later line replaces both; the end of input means that the supervisor is gone. On standard output: ``ready`` once,
+``beat`` while every loop makes progress, ``reload_wanted`` when a command asks for it, ``audit`` for every transfer
+that began or ended, ``stopped``.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -32,7 +35,11 @@ from dicom_node.assemble.ingest import Ingest
 from dicom_node.assemble.quiet import QuietClock
 from dicom_node.assemble.source import Inquiry
 from dicom_node.assemble.sweep import Sweep
+from dicom_node.deliver.commitment import CommitmentAsker
+from dicom_node.deliver.commitment_answers import CommitmentAnswers
+from dicom_node.deliver.commitment_reports import CommitmentReports
 from dicom_node.deliver.outbox import Outbox
+from dicom_node.errors import Permanent
 from dicom_node.ledger.clock import Clock
 from dicom_node.ledger.place import place_of
 from dicom_node.ledger.poke import bind_poke_socket, poke
@@ -43,11 +50,13 @@ from dicom_node.ledger.tables import Association
 from dicom_node.operate.beats import Beats
 from dicom_node.operate.guard import spool_lock
 from dicom_node.operate.logs import set_up_logs
+from dicom_node.operate.reloading import check_same_file
 from dicom_node.operate.requests import serve_requests, sweep_answers
 from dicom_node.operate.schedule import Schedule
-from dicom_node.operate.state import STATE_FILE
+from dicom_node.operate.state import STATE_FILE, write_in_force
+from dicom_node.operate.transfers import TransferWatch
 from dicom_node.remedies import handle_request
-from dicom_node.settings import Settings, SettingsError, load_settings
+from dicom_node.settings import AuditTo, Settings
 from dicom_node.stages.derivation import DeriveStage
 from dicom_node.stages.notes import Notes
 from dicom_node.stages.synthesis import SynthesisStage, recover_jobs
@@ -71,9 +80,9 @@ class Service:
     Parameters
     ----------
     config : Path
-        The settings file; read again on SIGHUP.
+        The settings file, which the supervisor reads.
     settings : Settings
-        Its present content.
+        In force.
     ledger : Ledger
         Open ledger; the caller holds the spool lock.
     """
@@ -89,9 +98,13 @@ class Service:
         self._sweep = Sweep(ledger, self._quiet, Decider(ledger.paths), self._inquiry)
         self._beats = Beats(ledger.clock)
         self._outbox = Outbox(ledger, self.settings)
+        self._asker = CommitmentAsker(ledger, self.settings)
+        self._reports = CommitmentReports(ledger, self.settings)
+        self._answers = CommitmentAnswers(ledger, self.settings)
         self._derive = DeriveStage(ledger, self.settings, self._beats, self._outbox.wake)
         self._synthesis = SynthesisStage(ledger, self.settings, self._beats, self._derive.wake)
         self._notes = Notes(ledger, self.settings, self._outbox.wake)
+        self._transfers = self._watch_transfers()
         self._schedule = Schedule()
         self._assembling = threading.Lock()
         self._reload_report: Mapping[str, Any] | None = None
@@ -104,9 +117,11 @@ class Service:
         """Make ledger, journals, spool and jobs agree after whatever ended the last service."""
         restore_missing(self._ledger)
         sync_journals(self._ledger)
+        self._transfers = self._watch_transfers()  # what was restored is no news
         self._ingest.recover()
         self._close_lost_associations()
         recover_jobs(self._ledger)
+        self._asker.recover()
         sweep_answers(self._paths)
 
     def start(self) -> None:
@@ -116,7 +131,9 @@ class Service:
         self._schedule.every(_SWEEP_S, "assemble", self.assemble)
         self._schedule.every(_SWEEP_S, "deliver", self._outbox.wake)
         self._schedule.every(_NOTES_S, "notes", self._notes.run)
+        self._schedule.every(_SWEEP_S, "commitment", self._confirm)
         self._schedule.every(_HEALTH_S, "health", self.report_health)
+        self._schedule.every(_SWEEP_S, "audit", self.report_transfers)
         self._schedule.start()
 
     def stop(self) -> None:
@@ -126,6 +143,9 @@ class Service:
         self._synthesis.stop()
         self._derive.stop()
         self._outbox.stop()
+        self._asker.stop()
+        self._answers.stop()
+        self.report_transfers()
         self._write_state("stopped")
 
     def assemble(self) -> float | None:
@@ -137,36 +157,45 @@ class Service:
             Seconds until the next round is worth it, where that is known.
         """
         with self._assembling:
+            asked = self._answers.waiting()
             self._ingest.scan()
             due_s = self._sweep.run(self._settings)
-            serve_requests(self._paths, lambda request: handle_request(self._ledger, self._settings, request))
+            serve_requests(self._paths, self._handle)
         self._beats.beat("assemble", _ASSEMBLE_LIMIT_S)
         self._synthesis.wake()
+        with self._assembling:
+            self._reports.take_in()
+            self._answers.answer(asked)
+        if asked:
+            self._answers.wake()
         return due_s
 
-    def reload(self) -> None:
-        """Read the settings file again; a bad one changes nothing and says why."""
-        try:
-            fresh = load_settings(self._config)
-        except SettingsError as error:
-            for fault in error.faults:
-                logger.error("not reloaded: %s", fault)
-            self._reload_report = {"at": utc_now(), "taken": False, "faults": [str(fault) for fault in error.faults]}
-            tell("not_reloaded", faults=[str(fault) for fault in error.faults])
-            return
-        if fresh.node.data_dir != self._settings.node.data_dir or fresh.ledger.url != self._settings.ledger.url:
-            reason = "node.data_dir and ledger.url cannot change while the node runs; restart it"
-            logger.error("not reloaded: %s", reason)
-            self._reload_report = {"at": utc_now(), "taken": False, "faults": [reason]}
-            tell("not_reloaded", faults=[reason])
-            return
-        self._settings = fresh
-        set_up_logs(fresh.node.log_level.value)
-        self._reload_report = {"at": utc_now(), "taken": True, "faults": []}
-        logger.info("settings reloaded")
-        tell("reloaded")
+    def _confirm(self) -> None:
+        """Ask for storage commitment, and answer those who ask us, where it is time."""
+        self._asker.wake()
+        self._answers.wake()
+
+    def take(self, word: Word) -> None:
+        """Work by what the supervisor says; it has judged it already."""
+        if word.settings != self._settings:
+            began, self._settings = self._settings.audit.to is AuditTo.NONE, word.settings
+            if began:  # what was before the audit is not reported
+                self._transfers = self._watch_transfers()
+            set_up_logs(word.settings.node.log_level.value)
+            logger.info("new settings are in force")
+        self._reload_report = word.reload
+        write_in_force(self._paths, self._config, self._settings)
+        self._write_state("running")
         self._synthesis.wake()
         self._outbox.wake()
+
+    def _handle(self, request: Mapping[str, Any]) -> object:
+        """Do what a command asks; a reload is the supervisor's to do, and its outcome comes by `take`."""
+        if request.get("verb") != "reload":
+            return handle_request(self._ledger, self._settings, request)
+        check_same_file(str(request.get("file")), self._config)
+        tell("reload_wanted", request=str(request.get("request")))
+        return None
 
     def report_health(self) -> None:
         """Write `run/state.json`, and give the supervisor a beat while every loop makes progress."""
@@ -177,6 +206,14 @@ class Service:
         else:
             slow = [name for name, pulse in self._beats.pulses().items() if not pulse.well]
             logger.error("no progress in: %s", ", ".join(slow))
+
+    def _watch_transfers(self) -> TransferWatch:
+        return TransferWatch(self._ledger, self.settings, lambda event: tell("audit", **event))
+
+    def report_transfers(self) -> None:
+        """Tell the supervisor, which keeps the audit trail, of transfers that began or ended."""
+        if self._settings.audit.to is not AuditTo.NONE:
+            self._transfers.look()
 
     def _write_state(self, state: str) -> None:
         pulses = self._beats.pulses()
@@ -199,11 +236,63 @@ class Service:
                     row.outcome, row.closed_at = "closed", change.at
 
 
-class _Wakeup:
-    """What the main thread waits for: pokes, signals, and the end of standard input."""
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One line of the supervisor: the settings, and the report of the last reload, if there was one."""
 
-    def __init__(self, pokes: socket.socket) -> None:
+    settings: Settings
+    reload: Mapping[str, Any] | None
+
+    @classmethod
+    def parse(cls, line: bytes) -> Word:
+        """Read a line.
+
+        Raises
+        ------
+        Permanent
+            ``service_word`` when it is none of this version.
+        """
+        try:
+            said = json.loads(line)
+            return cls(Settings.model_validate(said["settings"]), said["reload"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise Permanent(
+                "service_word", f"not a word of this version's supervisor: {type(error).__name__}"
+            ) from error
+
+
+class _Words:
+    """Standard input line by line, read without a buffer that a selector would not know of."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def next(self) -> bytes | None:
+        """Wait for one line and return it; None at the end of input."""
+        while b"\n" not in self._rest:
+            if not self.read():
+                return None
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def read(self) -> bool:
+        """Take in what is there; False at the end of input."""
+        data = os.read(sys.stdin.fileno(), 65536)
+        self._rest += data
+        return bool(data)
+
+    def lines(self) -> list[bytes]:
+        """Return the whole lines that were taken in."""
+        *lines, self._rest = self._rest.split(b"\n")
+        return lines
+
+
+class _Wakeup:
+    """What the main thread waits for: pokes, signals, and words of the supervisor or their end."""
+
+    def __init__(self, pokes: socket.socket, words: _Words) -> None:
         self.signals: set[signal.Signals] = set()
+        self.words = words
         self._pokes = pokes
         self._pokes.setblocking(False)
         self._woken, self._wake = socket.socketpair()
@@ -212,12 +301,12 @@ class _Wakeup:
         self._selector = selectors.DefaultSelector()
         self._selector.register(pokes, selectors.EVENT_READ)
         self._selector.register(self._woken, selectors.EVENT_READ)
-        if not sys.stdin.isatty():
-            self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
+        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wake.fileno())
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._noticed)
-        signal.signal(signal.SIGINT, signal.SIG_IGN if not sys.stdin.isatty() else self._noticed)
+        signal.signal(signal.SIGTERM, self._noticed)
+        # The terminal sends these to the whole process group; what follows from them is the supervisor's decision.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _noticed(self, number: int, frame: FrameType | None) -> None:
         self.signals.add(signal.Signals(number))
@@ -229,9 +318,9 @@ class _Wakeup:
                 _drain(self._pokes)
             elif key.fileobj is self._woken:
                 _drain(self._woken)
-            elif not os.read(sys.stdin.fileno(), 4096):
+            elif not self.words.read():
                 return False
-        return not self.signals & {signal.SIGTERM, signal.SIGINT}
+        return signal.SIGTERM not in self.signals
 
     def close(self) -> None:
         """Give back the file descriptors."""
@@ -268,38 +357,40 @@ def run_service(config: Path) -> int:
 
     Raises
     ------
-    SettingsError
-        When the configuration is bad.
     Permanent
-        ``spool_in_use`` when another service works on the data folder.
+        ``spool_in_use`` when another service works on the data folder; ``service_word`` when no supervisor says what
+        the settings are.
     """
     os.umask(0o077)
-    settings = load_settings(config)
+    words = _Words()
+    word = Word.parse(words.next() or b"")
+    settings = word.settings
     set_up_logs(settings.node.log_level.value)
     paths = SpoolPaths(settings.node.data_dir)
     paths.make()
     with spool_lock(paths, wait_s=_LOCK_WAIT_S):
         ledger = Ledger.open(paths, settings.ledger.url, Clock())
         try:
-            _run(Service(config, settings, ledger), paths)
+            _run(Service(config, settings, ledger), paths, word, words)
         finally:
             ledger.close()
     return 0
 
 
-def _run(service: Service, paths: SpoolPaths) -> None:
+def _run(service: Service, paths: SpoolPaths, word: Word, words: _Words) -> None:
     service.recover()
-    wakeup = _Wakeup(bind_poke_socket(paths.service_socket))
+    wakeup = _Wakeup(bind_poke_socket(paths.service_socket), words)
     service.start()
+    for said in (word, *map(Word.parse, words.lines())):
+        service.take(said)
     tell("ready", pid=os.getpid())
     due_s: float | None = None
     try:
         while wakeup.wait(due_s):
-            if signal.SIGHUP in wakeup.signals:
-                wakeup.signals.discard(signal.SIGHUP)
-                service.reload()
             due_s = None
             try:
+                for line in words.lines():
+                    service.take(Word.parse(line))
                 due_s = service.assemble()
             except Exception as error:  # noqa: BLE001 - border of the loop: what waits stays in spool and ledger
                 logger.error("assembling failed: %s; it is tried again in a second", place_of(error))

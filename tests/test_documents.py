@@ -1,6 +1,7 @@
 """README and docs: every command in them parses against the real command line, and the safe ones are run.
 
-Left out: `make` targets, which run as themselves in continuous integration.
+Left out: `make` targets, which run as themselves in continuous integration; the administrator's guide beyond its
+syntax, which `tests/peers/test_admin_guide` follows on a machine.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPO
 def _commands(page: Path) -> list[str]:
     text = page.read_text()
     text = re.sub(r"\\\n\s*", " ", text)  # a command may go on after a backslash
-    blocks = "\n".join(re.findall(r"^\s*```\w*\n(.*?)^\s*```", text, re.S | re.M))
+    blocks = "\n".join(re.findall(r"^\s*```[\w ]*\n(.*?)^\s*```", text, re.S | re.M))
     inline = re.findall(r"`(jmmda-node [a-z][^`]*)`", text)
     lines = [line.strip() for line in blocks.splitlines() if line.strip().startswith("jmmda-node ")]
     return [line.split("  #")[0].strip() for line in [*lines, *inline]]
@@ -41,6 +42,8 @@ def _parse(command: str) -> None:
     current = typer.main.get_command(app)
     while words and hasattr(current, "commands"):
         name = words.pop(0)
+        if name in [option for parameter in current.params for option in parameter.opts]:
+            return  # an option of the whole program, such as --version
         assert name in current.commands, f"no command {name!r} in: {command}"
         current = current.commands[name]
     if not hasattr(current, "commands"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from dicom_node.ledger.states import UNSENT, DeliveryState, State, StudyState
+from dicom_node.ledger.states import UNSENT, CommitmentState, DeliveryState, State, StudyState
 from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Job, Series, Study
 from dicom_node.settings import LateSlices
@@ -96,6 +96,8 @@ def supersede(change: Transaction, old: Job, new_key: str) -> None:
         if delivery.state is DeliveryState.PENDING:
             delivery.state = DeliveryState.CANCELLED
             delivery.code, delivery.reason = "superseded", f"replaced by job {new_key}"
+        if delivery.commitment is CommitmentState.WAITING:
+            delivery.commitment = delivery.commitment_next_at = None
     change.move_job(old, State.SUPERSEDED, code="superseded", reason=f"replaced by job {new_key}")
 
 

@@ -1,4 +1,7 @@
-"""`jmmda-node config check|show|schema|init`: the settings file, before anything depends on it."""
+"""`jmmda-node config check|show|schema|init`: the settings file, before anything depends on it.
+
+`diff` and `reload`, which concern a running node too, are in `dicom_node.commands.config_changes`.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import typer
 
 from dicom_node.errors import Refused
 from dicom_node.settings import NodeSettings, Peer, Role, Settings, SettingsError, load_settings, parse_settings
+from dicom_node.settings.schema import json_schema
 from dicom_node.settings.template import example_text, plain, render, template_text
 
 #: Where a command looks for the settings file when it is not told, in this order.
@@ -110,10 +114,17 @@ def show(file: FileArgument = None, as_json: JsonOption = False) -> None:
         typer.echo(plain(settings), nl=False)
 
 
-@app.command(epilog="Example: jmmda-node config schema > node.schema.json. Exit code: 0.")
-def schema() -> None:
+@app.command(epilog="Example: jmmda-node config schema --out node.schema.json. Exit code: 0.")
+def schema(
+    out: Annotated[Path | None, typer.Option("--out", help="File to write; left out: standard output.")] = None,
+) -> None:
     """Print the JSON schema of the settings, for editors and deployment tools."""
-    typer.echo(json.dumps(Settings.model_json_schema(), indent=1, ensure_ascii=False))
+    text = json.dumps(json_schema(), indent=1, ensure_ascii=False)
+    if out is None:
+        typer.echo(text)
+        return
+    out.write_text(text + "\n", encoding="utf-8")
+    typer.echo(f'{out} written. First line of a settings file beside it: "#:schema ./{out.name}"')
 
 
 @app.command(

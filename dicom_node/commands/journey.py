@@ -39,7 +39,8 @@ Run the node in the foreground: receivers, service and worker. SIGHUP reloads th
 [bold]Exit codes[/bold]: 0 ended on request, 1 could not start (port or data folder in use), 2 faults in the settings.
 """
 _STATUS_HELP = """
-Show how many series stand where, how long each stage takes (p50, p95), and how the processes are.
+Show how many series stand where, how long each stage takes (p50, p95), how the processes are, and whom the node turned
+away and why.
 
 [bold]Examples[/bold]
 
@@ -71,8 +72,9 @@ that `synthesize --explain` prints), then every step with its time and reason, i
 [bold]Exit codes[/bold]: 0 shown, 2 usage or settings, 3 no such series.
 """
 _RETRY_HELP = """
-Process a series once more from where it failed, was refused or skipped. --new makes another result of a finished one,
-or takes a better series that came after the decision in place of the chosen one.
+Process a series once more from where it failed, was refused or skipped; have storage commitment asked for again where
+nobody confirmed the result. --new makes another result of a finished one, or takes a better series that came after the
+decision in place of the chosen one.
 
 [bold]Examples[/bold]
 
@@ -126,18 +128,23 @@ def serve(config: ConfigOption = None) -> None:
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show the whole node in numbers."""
-    from dicom_node.commands.journey_view import show_status
+    from dicom_node.commands.journey_view import show_refused, show_status
     from dicom_node.ledger import queries
+    from dicom_node.ledger.refusals import read_refusals
     from dicom_node.operate.state import process_report
 
     settings = _load(config)
     processes = process_report(_paths(settings))
+    refused = read_refusals(_paths(settings).run)
     with _session(settings) as session:
         numbers = queries.status(session) if session is not None else None
     if as_json:
-        typer.echo(json.dumps({"processes": processes, **(numbers or queries.EMPTY_STATUS).to_json()}, indent=1))
+        document = {"processes": processes, **(numbers or queries.EMPTY_STATUS).to_json()}
+        typer.echo(json.dumps({**document, "refused": [one.to_json() for one in refused]}, indent=1))
     else:
-        show_status(Console(soft_wrap=True), processes, numbers or queries.EMPTY_STATUS)
+        console = Console(soft_wrap=True)
+        show_status(console, processes, numbers or queries.EMPTY_STATUS)
+        show_refused(console, refused)
     if processes["running"] and processes["well"] is False:
         raise typer.Exit(1)
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
 
 from dicom_node.assemble.completion import Sign
 from dicom_node.ledger.queries import AsideView, DeliveryView, EventView, JobView, SeriesView, StatusView
-from dicom_node.ledger.states import JobKind
+from dicom_node.ledger.refusals import RefusedCaller
+from dicom_node.ledger.states import CommitmentState, JobKind
 from jmmda_model.eligibility_codes import plain_words
+
+_MOST_REFUSED: Final = 10
 
 
 def show_status(console: Console, processes: Mapping[str, Any], numbers: StatusView) -> None:
@@ -23,6 +26,7 @@ def show_status(console: Console, processes: Mapping[str, Any], numbers: StatusV
         "results": numbers.results,
         "notes": numbers.notes,
         "deliveries": numbers.deliveries,
+        "storage commitment": numbers.commitments,
         "studies": numbers.studies,
     }
     if not any(numbers.notes.values()):
@@ -39,6 +43,20 @@ def show_status(console: Console, processes: Mapping[str, Any], numbers: StatusV
     console.print(table)
 
 
+def show_refused(console: Console, refused: Sequence[RefusedCaller]) -> None:
+    """Print whom the front door turned away, the last one first, if anybody."""
+    if not refused:
+        return
+    console.print("[bold]associations turned away[/bold] (run/refusals.jsonl)")
+    for one in refused[:_MOST_REFUSED]:
+        times = f"{one.count} x since {one.first_at[:16]}, " if one.count > 1 else ""
+        console.print(
+            f"{times}last {one.last_at[:19]}  {one.refusal.code}: {one.refusal.reason}", highlight=False, markup=False
+        )
+    if len(refused) > _MOST_REFUSED:
+        console.print(f"... and {len(refused) - _MOST_REFUSED} others: status --json", highlight=False, markup=False)
+
+
 def show_series_table(console: Console, series: Sequence[SeriesView]) -> None:
     """Print state, size, UID and reason of each series, so that the UID can be copied whole."""
     if not series:
@@ -53,6 +71,10 @@ def show_series_table(console: Console, series: Sequence[SeriesView]) -> None:
         because = _because(one.code or one.verdict_code, one.reason or one.verdict_reason)
         if because:
             console.print(f" {because}", highlight=False)
+        for delivery in one.jobs[-1].deliveries if one.jobs else ():
+            if delivery.commitment == CommitmentState.UNCONFIRMED.value:
+                told = _because(delivery.commitment_code, delivery.commitment_reason)
+                console.print(f"  storage commitment: not confirmed by {delivery.destination}{told}", highlight=False)
 
 
 def show_asides(console: Console, asides: Sequence[AsideView]) -> None:
@@ -120,6 +142,8 @@ def _show_job(console: Console, job: JobView) -> None:
         console.print(f"    quality: {flag}: {words}", highlight=False)
     for delivery in job.deliveries:
         console.print(f"    to {delivery.destination}: {_delivery_words(delivery)}", highlight=False)
+        if delivery.commitment is not None:
+            console.print(f"      storage commitment: {_commitment_words(delivery)}", highlight=False)
 
 
 def _delivery_words(delivery: DeliveryView) -> str:
@@ -127,6 +151,14 @@ def _delivery_words(delivery: DeliveryView) -> str:
     if delivery.next_try_at is not None:
         words += f", next at {_moment(delivery.next_try_at)}"
     return words + _because(delivery.code, delivery.reason)
+
+
+def _commitment_words(delivery: DeliveryView) -> str:
+    words = f"{delivery.commitment}, {delivery.committed} of {delivery.total} confirmed"
+    words += f", asked {delivery.commitment_asked} times"
+    if delivery.commitment_next_at is not None:
+        words += f", again at {_moment(delivery.commitment_next_at)}"
+    return words + _because(delivery.commitment_code, delivery.commitment_reason)
 
 
 def _process_words(processes: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ _EXIT_FAILED: Final = 1
 _EXIT_REFUSED: Final = 3
 
 #: Error codes that mean that the peer said no, rather than that it could not be reached.
-_REFUSALS: Final = frozenset({"peer_rejected", "echo_refused"})
+_REFUSALS: Final = frozenset({"peer_rejected", "echo_refused", "tls_refused"})
 
 _AD_HOC: Final = re.compile(r"(?P<title>[^@]{1,16})@(?P<host>\[[^\]]+\]|[^:\s]+):(?P<port>\d{1,5})")
 
@@ -42,6 +42,9 @@ CallingOption = Annotated[
     str | None, typer.Option("--calling-ae", help="Our AE title; the settings' ae_title when left out.")
 ]
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Longest wait for each step, in seconds.")]
+TlsOption = Annotated[
+    bool, typer.Option("--tls", help="Call AETITLE@HOST:PORT by TLS, with what [tls] says; a peer says it itself.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
 
 _ECHO_HELP = """
@@ -52,6 +55,8 @@ Ask a peer for a sign of life by C-ECHO, as our AE title, and say what is wrong 
   jmmda-node echo pacs
 
   jmmda-node echo PACS@192.0.2.10:104 --calling-ae JMMDA_NODE
+
+  jmmda-node echo PACS@pacs.example:2762 --tls
 
 [bold]Exit codes[/bold]: 0 answered, 1 not reached, 2 usage or settings, 3 the peer refused us.
 """
@@ -83,7 +88,7 @@ def register(app: typer.Typer) -> None:
     app.command("send", help=_SEND_HELP)(send)
 
 
-def resolve_call(peer: str, config: Path | None, calling_ae: str | None) -> Call:
+def resolve_call(peer: str, config: Path | None, calling_ae: str | None, *, tls: bool = False) -> Call:
     """Find out whom to call, and as whom.
 
     Parameters
@@ -94,11 +99,13 @@ def resolve_call(peer: str, config: Path | None, calling_ae: str | None) -> Call
         Settings file; looked for when None. Not needed when the peer is written out and `calling_ae` is given.
     calling_ae : str or None
         Our AE title; None takes that of the settings.
+    tls : bool
+        Call a peer that is written out by TLS.
 
     Raises
     ------
     typer.BadParameter
-        When the settings know no such peer.
+        When the settings know no such peer, or have no certificate to call with.
     SettingsError
         When the settings have faults.
     """
@@ -109,8 +116,12 @@ def resolve_call(peer: str, config: Path | None, calling_ae: str | None) -> Call
     written_out = _AD_HOC.fullmatch(peer)
     if written_out:
         title, host, port = written_out["title"], written_out["host"].strip("[]"), int(written_out["port"])
-        calling = calling_ae or load_settings(find_config(config)).node.ae_title
-        return Call(Remote(peer, title, host, port), calling)
+        settings = load_settings(find_config(config)) if tls or not calling_ae else None
+        calling = calling_ae or (settings.node.ae_title if settings is not None else "")
+        tls_call = settings.tls.call_to_host(host) if tls and settings is not None else None
+        if tls and tls_call is None:
+            raise typer.BadParameter("the settings have no certificate and ca in [tls]", param_hint="--tls")
+        return Call(Remote(peer, title, host, port, tls_call), calling)
     settings = load_settings(find_config(config))
     found = settings.peer(peer)
     if found is None:
@@ -126,12 +137,13 @@ def echo(
     config: ConfigOption = None,
     calling_ae: CallingOption = None,
     timeout_s: TimeoutOption = 10.0,
+    tls: TlsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send a C-ECHO; see the command's help."""
     from dicom_node.net import scu
 
-    call = resolve_call(peer, config, calling_ae)
+    call = resolve_call(peer, config, calling_ae, tls=tls)
     where = f"{call.peer.called_ae_title} at {call.peer.host}:{call.peer.port}"
     try:
         result = scu.echo(call.peer, call.calling_ae, timeout_s=timeout_s)
@@ -155,12 +167,13 @@ def send(
     config: ConfigOption = None,
     calling_ae: CallingOption = None,
     timeout_s: TimeoutOption = 30.0,
+    tls: TlsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Send files by C-STORE; see the command's help."""
     from dicom_node.deliver.sender import send_instances
 
-    call = resolve_call(peer, config, calling_ae)
+    call = resolve_call(peer, config, calling_ae, tls=tls)
     files, skipped = find_instances(paths)
     console = Console(stderr=True, soft_wrap=True)
     if skipped:

@@ -8,7 +8,6 @@ ledger, and the node's scheduler calls `wake` when a wait is over.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import ColumnElement, select
 
+from dicom_node.deliver.commitment_state import await_commitment, settle
 from dicom_node.deliver.companions import (
     NOT_DELIVERED,
     Companion,
@@ -26,6 +26,8 @@ from dicom_node.deliver.companions import (
     missing_companions,
     send_companions,
 )
+from dicom_node.deliver.lanes import Lanes
+from dicom_node.deliver.policy import delivery_policy
 from dicom_node.deliver.sender import DeliveryReport, send_instances
 from dicom_node.dicom.labels import LabelFacts, check_encoded
 from dicom_node.errors import NodeError, Permanent, RetryPolicy, Transient
@@ -34,7 +36,7 @@ from dicom_node.ledger.states import DeliveryState, JobKind, State
 from dicom_node.ledger.store import Ledger, Transaction
 from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job
 from dicom_node.net.scu import StoreResult
-from dicom_node.settings import DeliverySettings, Peer, Settings
+from dicom_node.settings import Peer, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +54,6 @@ class _Try:
     paths: tuple[Path, ...]
     facts: LabelFacts | None
     companions: tuple[Companion, ...]
-
-
-def delivery_policy(delivery: DeliverySettings) -> RetryPolicy:
-    """Return the administrator's values for the "deliver" line of `dicom_node.errors.RETRY`."""
-    return RetryPolicy(delivery.attempts, delivery.first_wait_s, delivery.longest_wait_s)
 
 
 def ensure_may_leave(bundle: Mapping[str, Any], settings: Settings) -> None:
@@ -91,34 +88,17 @@ class Outbox:
     def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
         self._ledger = ledger
         self._settings = settings
-        self._lanes: dict[str, _Lane] = {}
-        self._lock = threading.Lock()
-        self._closed = False
+        self._lanes = Lanes("outbox", self.send_due)
 
     def wake(self) -> None:
         """Start sending whatever is due. Returns at once."""
         with self._ledger.reading() as session:
             due = set(session.scalars(select(Delivery.destination).join(Job).where(*self._due())))
-        with self._lock:
-            if self._closed:
-                return
-            for destination in due:
-                lane = self._lanes.get(destination)
-                if lane is None:
-                    lane = self._lanes[destination] = _Lane(destination, partial(self.send_due, destination))
-                    lane.start()
-                lane.wanted.set()
+        self._lanes.want(due)
 
     def stop(self, timeout_s: float = 10.0) -> None:
         """Let the instance under way end, then stop; what is left stays PENDING for the next start."""
-        with self._lock:
-            self._closed = True
-            lanes = list(self._lanes.values())
-        for lane in lanes:
-            lane.stop()
-        deadline = time.monotonic() + timeout_s
-        for lane in lanes:
-            lane.join(max(deadline - time.monotonic(), 0.0))
+        self._lanes.stop(timeout_s)
 
     def send_due(self, destination: str) -> None:
         """Try every delivery to one destination that is due now, the oldest first."""
@@ -128,7 +108,7 @@ class Outbox:
         with self._ledger.reading() as session:
             delivery_ids = list(session.scalars(query))
         for delivery_id in delivery_ids:
-            if self._closed:
+            if self._lanes.closed:
                 return
             self._attempt(delivery_id)
 
@@ -153,7 +133,7 @@ class Outbox:
                 task.paths,
                 check=None if task.facts is None else partial(check_encoded, facts=task.facts),
                 on_result=self._recorder(task),
-                timeout_s=settings.delivery.association_timeout_s,
+                timeout_s=task.peer.association_timeout_s or settings.delivery.association_timeout_s,
             )
         except NodeError as error:
             self._conclude(delivery_id, error, settings)
@@ -254,7 +234,9 @@ class Outbox:
                     change.remark(delivery.job.series, NOT_DELIVERED, code=one.error.code, reason=reason)
                 delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, change.at
                 delivery.code = delivery.reason = delivery.next_try_at = None
+                await_commitment(delivery, settings, change.at)
                 change.finish_delivery(delivery)
+                settle(change, delivery.job)
                 return
             delivery.code, delivery.reason = trouble.code, trouble.reason
             if isinstance(trouble, Transient) and delivery.attempts < policy.attempts:
@@ -309,30 +291,3 @@ def _trouble(report: DeliveryReport) -> NodeError | None:
     if report.to_retry:
         return Transient("store_failed", f"{len(report.to_retry)} instances were not stored: {comment}", figures)
     return Permanent("store_refused", f"{len(report.failed)} instances were refused for good: {comment}", figures)
-
-
-class _Lane(threading.Thread):
-    """The thread of one destination: sleeps until wanted."""
-
-    def __init__(self, destination: str, work: Callable[[], None]) -> None:
-        super().__init__(name=f"outbox-{destination}", daemon=True)
-        self.wanted = threading.Event()
-        self._work = work
-        self._stopping = False
-
-    def run(self) -> None:
-        """Work whenever wanted; trouble with the ledger ends a round, and the next `wake` begins another."""
-        while True:
-            self.wanted.wait()
-            self.wanted.clear()
-            if self._stopping:
-                return
-            try:
-                self._work()
-            except Exception as error:  # noqa: BLE001 - border of a task: the delivery stays PENDING in the ledger
-                logger.error("%s: %s; the deliveries stay pending", self.name, type(error).__name__)
-
-    def stop(self) -> None:
-        """Ask the thread to end."""
-        self._stopping = True
-        self.wanted.set()

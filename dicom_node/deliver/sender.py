@@ -1,4 +1,4 @@
-"""Send a set of instances to one peer over one association.
+"""Send a set of instances to one peer over one association, or over one connection of its DICOMweb service.
 
 The caller keeps the record: it passes only what the peer has not acknowledged yet, and is told of every instance as
 soon as its status is known, so that a crash in the middle costs at most the instance under way.
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from types import TracebackType
+from typing import Protocol, TypeAlias
 
 from dicom_node.errors import NodeError
 from dicom_node.net.remote import RemoteEntity
@@ -18,6 +19,26 @@ from dicom_node.net.status import StoreCategory
 
 #: Gets the bytes of a whole file and raises `Permanent` when they may not leave.
 Check: TypeAlias = Callable[[bytes], None]
+
+
+class StoringSession(Protocol):
+    """What carries instances to a peer: `StoreSession` by C-STORE, `StowSession` by STOW-RS."""
+
+    def open(self) -> None:
+        """Begin; raises `NodeError`."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    @property
+    def lost(self) -> NodeError | None:
+        """Why nothing more can be sent."""
+
+    def send_encoded(self, instance: EncodedInstance) -> StoreResult:
+        """Send one instance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +100,7 @@ def send_instances(
     on_result: Callable[[Path, StoreResult], None] | None = None,
     timeout_s: float = 30.0,
 ) -> DeliveryReport:
-    """Send files to a peer by C-STORE.
+    """Send files to a peer by C-STORE, or by STOW-RS where it has a DICOMweb service.
 
     Parameters
     ----------
@@ -115,13 +136,20 @@ def send_instances(
     outcomes: list[InstanceOutcome] = []
     error: NodeError | None = None
     if paths:
-        session = StoreSession(peer, calling_ae, needs, timeout_s=timeout_s)
-        error = _send_over(session, paths, check, on_result, outcomes)
+        error = _send_over(_session(peer, calling_ae, needs, timeout_s), paths, check, on_result, outcomes)
     return DeliveryReport(tuple(outcomes), tuple(paths[len(outcomes) :]), error)
 
 
+def _session(peer: RemoteEntity, calling_ae: str, needs: set[tuple[str, str]], timeout_s: float) -> StoringSession:
+    if peer.web is None:
+        return StoreSession(peer, calling_ae, needs, timeout_s=timeout_s)
+    from dicom_node.net.stow import StowSession  # who speaks DIMSE alone does not load an HTTP library
+
+    return StowSession(peer.name, peer.web, timeout_s=timeout_s)
+
+
 def _send_over(
-    session: StoreSession,
+    session: StoringSession,
     paths: Sequence[Path],
     check: Check | None,
     on_result: Callable[[Path, StoreResult], None] | None,

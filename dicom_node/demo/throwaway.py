@@ -60,7 +60,7 @@ name = "{name}"
 ae_titles = ["{ae_title}"]
 host = "127.0.0.1"
 port = {port}
-roles = ["source", "destination"{query}]
+roles = ["source", "destination"{more_roles}]
 
 [[routes]]
 from_ae = "{ae_title}"
@@ -113,8 +113,8 @@ class ThrowawaySettings:
         As in section ``[intake]``.
     node_id : str
         Enters the UIDs.
-    query : bool
-        Give every peer the role query.
+    query, commitment : bool
+        Give every peer the role query, or commitment.
     """
 
     peers: tuple[Remote, ...]
@@ -126,6 +126,7 @@ class ThrowawaySettings:
     study_quiet_s: float = 1.0
     node_id: str = "throwaway"
     query: bool = False
+    commitment: bool = False
 
 
 @dataclass(slots=True)
@@ -178,8 +179,9 @@ class ThrowawayNode:
             allow_phantom_bundle=json.dumps(chosen.allow_phantom_bundle),
         )
         for peer in chosen.peers:
-            query = ', "query"' if chosen.query else ""
-            text += _PEER.format(name=peer.name, ae_title=peer.called_ae_title, port=peer.port, query=query)
+            more = [role for role in ("query", "commitment") if getattr(chosen, role)]
+            more_roles = "".join(f', "{role}"' for role in more)
+            text += _PEER.format(name=peer.name, ae_title=peer.called_ae_title, port=peer.port, more_roles=more_roles)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(text)
 

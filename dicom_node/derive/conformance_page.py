@@ -9,7 +9,7 @@ tables of PS3.3. What is said of an attribute is its value where that never chan
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from io import BytesIO
 from pathlib import Path
@@ -22,6 +22,7 @@ from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from dicom_node.derive.conformance_net import accepted, sent, table, this_node
 from dicom_node.derive.conformance_rules import HEAD, PRIVATE, RULES, TAIL
 from dicom_node.derive.encoding import encode_elements, encode_file
 from dicom_node.derive.image_common import ImagePlan, SeriesPlan
@@ -31,8 +32,7 @@ from dicom_node.dicom.companion_labels import CLASSES, COMPANION_MARKS
 from dicom_node.dicom.identity import ACQUISITION, IDENTITY, IMAGE_PLANE, TYPE_2_IDENTITY, tag_of
 from dicom_node.dicom.labels import MARKS, OBJECT_CLASSES, BundleFacts
 from dicom_node.dicom.output_rules import OutputSettings
-from dicom_node.net.contexts import CT_CLASSES, STORAGE_CLASSES, accepted_syntaxes
-from dicom_node.net.scu import contexts_for
+from dicom_node.settings import Settings
 
 __all__ = ["example", "main", "render"]
 
@@ -41,8 +41,14 @@ _COPIED: Final = (*IDENTITY, *ACQUISITION, *IMAGE_PLANE)
 _STRICTEST_FIRST: Final = ("1", "1C", "2", "2C", "3")
 
 
-def render() -> str:
-    """Write the page."""
+def render(settings: Settings | None = None) -> str:
+    """Write the page.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        Those of a node, whose addresses, peers and limits are then told as well.
+    """
     objects = {kind: example(kind) for kind in OBJECT_CLASSES}
     return "\n".join(
         [
@@ -50,11 +56,12 @@ def render() -> str:
             "## Objects\n\n" + _objects(),
             "## Attributes of our own\n\n" + _own(objects),
             "## Attributes copied from the CT\n\n" + _copied(),
-            f"## Private block\n\n{_table(('tag', 'VR', 'content'), PRIVATE)}",
+            f"## Private block\n\n{table(('tag', 'VR', 'content'), PRIVATE)}",
             "## Marks that are checked before an object may leave\n\n" + _marks(),
-            "## What is sent\n\n" + _sent(),
-            "## What is accepted\n\n" + _accepted(),
+            "## What is sent\n\n" + sent(),
+            "## What is accepted\n\n" + accepted(),
             "## Companions and notes\n\n" + _companions(),
+            *([] if settings is None else ["## This node\n\n" + this_node(settings)]),
             TAIL,
         ]
     )
@@ -121,7 +128,7 @@ def _objects() -> str:
         (f'`object = "{kind}"`', UID(one.sop_class_uid).name, f"`{one.sop_class_uid}`", f"`{one.modality}`")
         for kind, one in OBJECT_CLASSES.items()
     )
-    return _table(("setting in `[output]`", "SOP class", "UID", "Modality"), rows)
+    return table(("setting in `[output]`", "SOP class", "UID", "Modality"), rows)
 
 
 def _own(objects: dict[str, Dataset]) -> str:
@@ -135,7 +142,7 @@ def _own(objects: dict[str, Dataset]) -> str:
     # Depends on the CT or on the stack, so an example need not have it.
     keywords |= {keyword: tag_of(keyword) for keyword in RULES if keyword not in _COPIED}
     rows = (_own_row(keyword, objects) for keyword in sorted(keywords, key=lambda one: keywords[one]))
-    return _table(("attribute", "tag", "module and type, MR", "module and type, SC", "value or rule"), rows)
+    return table(("attribute", "tag", "module and type, MR", "module and type, SC", "value or rule"), rows)
 
 
 def _own_row(keyword: str, objects: dict[str, Dataset]) -> Sequence[str]:
@@ -183,12 +190,12 @@ def _copied() -> str:
         for keyword in sorted(_COPIED, key=tag_of)
     )
     header = ("attribute", "tag", "module and type, MR", "module and type, SC", "rule")
-    return text + _table(header, rows)
+    return text + table(header, rows)
 
 
 def _marks() -> str:
     rows = ((f"`{name}`", (rule.__doc__ or "").strip().splitlines()[0]) for name, rule in MARKS.items())
-    return _table(("mark", "what must be found in the encoded bytes"), rows)
+    return table(("mark", "what must be found in the encoded bytes"), rows)
 
 
 def _companions() -> str:
@@ -200,38 +207,7 @@ def _companions() -> str:
         "Each is one object in a series of its own, none is sent unless `[output]` asks for it, and each is checked for"
         " its own marks. Patient and study are copied as in the images. `ko` withdraws a result that another replaced;"
         " `note-sr` and `note-sc` tell why a CT was not processed (`not_processed_note`).\n\n"
-        + _table(("kind", "SOP class", "Modality", "marks checked before it may leave"), rows)
-    )
-
-
-def _sent() -> str:
-    classes = [*(one.sop_class_uid for one in OBJECT_CLASSES.values()), *(uid for uid, _ in CLASSES.values())]
-    needs = [(uid, str(ExplicitVRLittleEndian)) for uid in dict.fromkeys(classes)]
-    rows = (
-        (UID(context.abstract_syntax).name, _syntax(str(context.transfer_syntax[0])))
-        for need in needs
-        for context in contexts_for([need])
-    )
-    return (
-        "Objects are written in Explicit VR Little Endian and leave as these bytes. Only the class of what is being"
-        " sent is proposed, one presentation context for each transfer syntax; a peer that takes Implicit VR alone gets"
-        " the same object in it.\n\n" + _table(("SOP class (SCU)", "transfer syntax"), rows)
-    )
-
-
-def _accepted() -> str:
-    ct = sorted(CT_CLASSES)
-    other = next(one for one in sorted(STORAGE_CLASSES) if one not in CT_CLASSES)
-    beyond = [one for one in accepted_syntaxes(other) if one not in accepted_syntaxes(ct[0])]
-    return (
-        f"Verification, and {len(STORAGE_CLASSES)} Storage SOP classes (all of PS3.4 section B.5 that the library"
-        " knows); the requestor's order of transfer syntaxes decides. These are processed, all others are stored"
-        " only:\n\n"
-        + _table(("SOP class (SCP)", "UID"), ((UID(one).name, f"`{one}`") for one in ct))
-        + "\nTransfer syntaxes for them:\n\n"
-        + "".join(f"- {_syntax(one)}\n" for one in accepted_syntaxes(ct[0]))
-        + "\nFor the other classes also:\n\n"
-        + "".join(f"- {_syntax(one)}\n" for one in beyond)
+        + table(("kind", "SOP class", "Modality", "marks checked before it may leave"), rows)
     )
 
 
@@ -253,15 +229,6 @@ def _place(keyword: str, kind: str) -> str:
 def _tag(keyword: str) -> str:
     tag = tag_of(keyword)
     return f"({tag.group:04X},{tag.element:04X})"
-
-
-def _syntax(uid: str) -> str:
-    return f"{UID(uid).name} (`{uid}`)"
-
-
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy.orm import Session
 
 from dicom_node.ledger.durable import FOLDER_MODE, durable_write
-from dicom_node.ledger.tables import Base, Delivery, DeliveryInstance, Job, Series, UtcDateTime
+from dicom_node.ledger.tables import Base, CommitmentTransaction, Delivery, DeliveryInstance, Job, Series, UtcDateTime
 
 JOB_FILE: Final = "job.json"
 #: Folder of the derived files beside `job.json`.
@@ -48,7 +48,11 @@ def write_job_file(folder: Path, job: Job) -> None:
         "current": job.series.job_key == job.key,
         **row_to_json(job),
         "deliveries": [
-            {**row_to_json(delivery), "instances": [row_to_json(item) for item in delivery.instances]}
+            {
+                **row_to_json(delivery),
+                "instances": [row_to_json(item) for item in delivery.instances],
+                "commitment_transactions": [row_to_json(item) for item in delivery.transactions],
+            }
             for delivery in job.deliveries
         ],
     }
@@ -77,6 +81,10 @@ def restore_job(session: Session, series: Series, record: Mapping[str, Any]) -> 
         session.add_all(
             DeliveryInstance(delivery_id=delivery.id, **row_from_json(DeliveryInstance, item))
             for item in _mappings(entry.get("instances"))
+        )
+        session.add_all(
+            CommitmentTransaction(delivery_id=delivery.id, **row_from_json(CommitmentTransaction, item))
+            for item in _mappings(entry.get("commitment_transactions"))
         )
     if record.get("current"):
         series.job_key = job.key

@@ -10,7 +10,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, exists, func, or_, select
 from sqlalchemy.orm import Session
 
-from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
+from dicom_node.ledger.states import CommitmentState, DeliveryState, JobKind, State, StudyState
 from dicom_node.ledger.tables import (
     Association,
     Delivery,
@@ -69,6 +69,7 @@ class StatusView:
     results: Mapping[str, int]
     notes: Mapping[str, int]
     deliveries: Mapping[str, int]
+    commitments: Mapping[str, int]
     open_associations: int
     set_aside: int
     stages: Mapping[str, StageTime]
@@ -85,6 +86,7 @@ EMPTY_STATUS: Final = StatusView(
     results={state.value: 0 for state in State},
     notes={state.value: 0 for state in State},
     deliveries={state.value: 0 for state in DeliveryState},
+    commitments={state.value: 0 for state in CommitmentState},
     open_associations=0,
     set_aside=0,
     stages={stage: StageTime(0, None, None) for stage in STAGES},
@@ -103,6 +105,12 @@ class DeliveryView:
     next_try_at: datetime | None
     code: str | None
     reason: str | None
+    commitment: str | None
+    committed: int
+    commitment_asked: int
+    commitment_next_at: datetime | None
+    commitment_code: str | None
+    commitment_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +188,7 @@ def status(session: Session) -> StatusView:
         results=_counts(session, Job.state, State, Job.kind == JobKind.RESULT),
         notes=_counts(session, Job.state, State, Job.kind == JobKind.NOTE),
         deliveries=_counts(session, Delivery.state, DeliveryState),
+        commitments=_counts(session, Delivery.commitment, CommitmentState),
         open_associations=session.scalar(
             select(func.count()).select_from(Association).where(Association.outcome == "open")
         )
@@ -303,7 +312,7 @@ def _counts(
     states: Iterable[Any],
     *conditions: ColumnElement[bool],
 ) -> dict[str, int]:
-    query = select(column, func.count()).where(*conditions).group_by(column)
+    query = select(column, func.count()).where(column.is_not(None), *conditions).group_by(column)
     found = {state.value: count for state, count in session.execute(query)}
     return {state.value: found.get(state.value, 0) for state in states}
 
@@ -327,10 +336,12 @@ def _job_view(session: Session, job: Job) -> JobView:
 
 
 def _delivery_view(session: Session, delivery: Delivery) -> DeliveryView:
-    total, stored = session.execute(
-        select(func.count(), func.count().filter(DeliveryInstance.stored)).where(
-            DeliveryInstance.delivery_id == delivery.id
-        )
+    total, stored, committed = session.execute(
+        select(
+            func.count(),
+            func.count().filter(DeliveryInstance.stored),
+            func.count().filter(DeliveryInstance.committed_at.is_not(None)),
+        ).where(DeliveryInstance.delivery_id == delivery.id)
     ).one()
     return DeliveryView(
         destination=delivery.destination,
@@ -341,6 +352,12 @@ def _delivery_view(session: Session, delivery: Delivery) -> DeliveryView:
         next_try_at=delivery.next_try_at,
         code=delivery.code,
         reason=delivery.reason,
+        commitment=delivery.commitment.value if delivery.commitment else None,
+        committed=committed,
+        commitment_asked=delivery.commitment_asked,
+        commitment_next_at=delivery.commitment_next_at,
+        commitment_code=delivery.commitment_code,
+        commitment_reason=delivery.commitment_reason,
     )
 
 

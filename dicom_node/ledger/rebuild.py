@@ -19,9 +19,19 @@ from sqlalchemy.orm import Session
 
 from dicom_node.ledger.durable import append_line, read_lines
 from dicom_node.ledger.job_file import read_job_file, restore_job, row_from_json, write_job_file
-from dicom_node.ledger.states import AT_REST, State, StudyState
+from dicom_node.ledger.states import AT_REST, CommitmentState, State, StudyState
 from dicom_node.ledger.store import ASIDE_JOURNAL, SERIES_JOURNAL, Ledger, Transaction
-from dicom_node.ledger.tables import AWAITED_EVENT, Association, Event, Instance, Job, Series, SetAside, Study
+from dicom_node.ledger.tables import (
+    AWAITED_EVENT,
+    Association,
+    Delivery,
+    Event,
+    Instance,
+    Job,
+    Series,
+    SetAside,
+    Study,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +78,12 @@ def sync_journals(ledger: Ledger) -> None:
         newest = select(Event.series_id).order_by(Event.id.desc()).limit(_NEWEST_EVENTS)
         for series in session.scalars(select(Series).where(Series.id.in_(newest.scalar_subquery()))):
             _sync_series(ledger, series)
-        suspects = select(Job).where((Job.state.not_in(AT_REST)) | (Job.series_id.in_(newest.scalar_subquery())))
+        waiting = select(Delivery.job_id).where(Delivery.commitment == CommitmentState.WAITING)
+        suspects = select(Job).where(
+            Job.state.not_in(AT_REST)
+            | Job.series_id.in_(newest.scalar_subquery())
+            | Job.id.in_(waiting.scalar_subquery())
+        )
         for job in session.scalars(suspects):
             write_job_file(ledger.paths.jobs / job.key, job)
 

@@ -7,6 +7,7 @@ Layout below ``DATA_DIR`` (see `SpoolPaths`)::
     spool/series/<hash>/<hash>.dcm, series.jsonl           written by the service when it has read the header
     spool/quarantine/                                      files that could not be read, each with a reason
     jobs/<job_key>/                                        one synthesis result with its ``job.json``
+    commitment/                                            requests and reports of storage commitment
     run/service.sock, run/service.lock                     the poke and the guard against a second service
 
 Standard library only: the receiver imports this module and has to stay small. File names come from hashes

@@ -57,21 +57,52 @@ class DeliveryState(Enum):
     CANCELLED = "CANCELLED"
 
 
+class CommitmentState(Enum):
+    """Whether a destination has confirmed that it keeps one result (storage commitment, PS3.4 annex J).
+
+    A delivery that nobody is asked about has none of these.
+    """
+
+    WAITING = "WAITING"
+    COMMITTED = "COMMITTED"
+    UNCONFIRMED = "UNCONFIRMED"
+
+
+class TransactionState(Enum):
+    """What became of one request for storage commitment, which its Transaction UID names.
+
+    LOST: it may not have arrived. REFUSED: the N-ACTION was answered with a failure. EXPIRED: no report came in time. A
+    report that comes late is taken all the same.
+    """
+
+    ASKED = "ASKED"
+    LOST = "LOST"
+    REFUSED = "REFUSED"
+    EXPIRED = "EXPIRED"
+    COMMITTED = "COMMITTED"
+    INCOMPLETE = "INCOMPLETE"
+    FAILED = "FAILED"
+
+
 #: Late slices bring a series back to RECEIVING from wherever it stands, and a better series of its study may take the
 #: place of a chosen one, which is then SKIPPED. A job gives way by becoming SUPERSEDED.
 _GIVES_WAY: Final = frozenset({State.RECEIVING, State.SKIPPED, State.SUPERSEDED})
 
+#: A series whose very images have their result already goes where that result stands.
+_SAME_INPUT: Final = frozenset({State.DELIVERING, State.DELIVERED, State.COMMITTED, State.FAILED})
+
+#: What a destination cannot commit itself to is sent again, so DELIVERED goes back to DELIVERING.
 #: An administrator's retry leads from an end back to the step before it. SUPERSEDED is the only state that nothing
 #: leaves.
 ALLOWED: Final[Mapping[State, frozenset[State]]] = MappingProxyType(
     {
         State.RECEIVING: frozenset({State.COMPLETE, State.SKIPPED}),
-        State.COMPLETE: frozenset({State.QUEUED, State.SKIPPED, State.REFUSED, State.RECEIVING, State.DELIVERED}),
+        State.COMPLETE: frozenset({State.QUEUED, State.SKIPPED, State.REFUSED, State.RECEIVING, *_SAME_INPUT}),
         State.QUEUED: _GIVES_WAY | {State.SYNTHESIZING, State.FAILED, State.REFUSED},
         State.SYNTHESIZING: _GIVES_WAY | {State.QUEUED, State.DERIVED, State.REFUSED, State.FAILED},
         State.DERIVED: _GIVES_WAY | {State.DELIVERING, State.FAILED},
         State.DELIVERING: _GIVES_WAY | {State.DELIVERED, State.FAILED},
-        State.DELIVERED: _GIVES_WAY | {State.COMMITTED, State.COMPLETE},
+        State.DELIVERED: _GIVES_WAY | {State.COMMITTED, State.COMPLETE, State.DELIVERING},
         State.COMMITTED: _GIVES_WAY | {State.COMPLETE},
         State.SKIPPED: frozenset({State.RECEIVING, State.COMPLETE}),
         State.REFUSED: frozenset({State.RECEIVING, State.COMPLETE, State.QUEUED, State.SUPERSEDED}),

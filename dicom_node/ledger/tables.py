@@ -13,7 +13,7 @@ from sqlalchemy import JSON, DateTime, Dialect, Enum, ForeignKey, MetaData, Stri
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator
 
-from dicom_node.ledger.states import DeliveryState, JobKind, State, StudyState
+from dicom_node.ledger.states import CommitmentState, DeliveryState, JobKind, State, StudyState, TransactionState
 
 UID_LENGTH = 64
 
@@ -62,6 +62,8 @@ class Base(DeclarativeBase):
         StudyState: Enum(StudyState, native_enum=False, length=16),
         DeliveryState: Enum(DeliveryState, native_enum=False, length=16),
         JobKind: Enum(JobKind, native_enum=False, length=16),
+        CommitmentState: Enum(CommitmentState, native_enum=False, length=16),
+        TransactionState: Enum(TransactionState, native_enum=False, length=16),
     }
 
 
@@ -225,9 +227,18 @@ class Delivery(Base):
     code: Mapped[str | None] = mapped_column(String(64))
     reason: Mapped[str | None] = mapped_column(Text)
     delivered_at: Mapped[datetime | None]
+    commitment: Mapped[CommitmentState | None] = mapped_column(index=True)
+    commitment_asked: Mapped[int] = mapped_column(default=0)
+    commitment_tries: Mapped[int] = mapped_column(default=0)
+    commitment_next_at: Mapped[datetime | None]
+    commitment_code: Mapped[str | None] = mapped_column(String(64))
+    commitment_reason: Mapped[str | None] = mapped_column(Text)
 
     job: Mapped[Job] = relationship(back_populates="deliveries")
     instances: Mapped[list[DeliveryInstance]] = relationship(back_populates="delivery", order_by="DeliveryInstance.id")
+    transactions: Mapped[list[CommitmentTransaction]] = relationship(
+        back_populates="delivery", order_by="CommitmentTransaction.id"
+    )
 
 
 class DeliveryInstance(Base):
@@ -242,8 +253,31 @@ class DeliveryInstance(Base):
     status: Mapped[int | None]
     stored: Mapped[bool] = mapped_column(default=False)
     sent_at: Mapped[datetime | None]
+    committed_at: Mapped[datetime | None]
+    failure_reason: Mapped[int | None]
 
     delivery: Mapped[Delivery] = relationship(back_populates="instances")
+
+
+class CommitmentTransaction(Base):
+    """One request for storage commitment of a delivery, and what came of it."""
+
+    __tablename__ = "commitment_transactions"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), index=True)
+    transaction_uid: Mapped[str] = mapped_column(String(UID_LENGTH), unique=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    state: Mapped[TransactionState] = mapped_column(default=TransactionState.ASKED)
+    instances: Mapped[int]
+    asked_at: Mapped[datetime]
+    accepted_at: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]
+    report: Mapped[str | None] = mapped_column(String(128))
+    code: Mapped[str | None] = mapped_column(String(64))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+    delivery: Mapped[Delivery] = relationship(back_populates="transactions")
 
 
 class Event(Base):

@@ -22,6 +22,7 @@ from pynetdicom.sop_class import (
     CTImageStorage,
     EnhancedCTImageStorage,
     LegacyConvertedEnhancedCTImageStorage,
+    StorageCommitmentPushModel,
     Verification,
 )
 
@@ -36,6 +37,11 @@ UNCOMPRESSED_SYNTAXES: Final[tuple[str, ...]] = (
     str(uid.ExplicitVRLittleEndian),
     str(uid.DeflatedExplicitVRLittleEndian),
     str(uid.ExplicitVRBigEndian),
+)
+
+#: Accepted for storage commitment. Deflated is not: a few bytes could unfold into any number of references.
+COMMITMENT_SYNTAXES: Final[tuple[str, ...]] = tuple(
+    syntax for syntax in UNCOMPRESSED_SYNTAXES if syntax != str(uid.DeflatedExplicitVRLittleEndian)
 )
 
 #: Transfer syntaxes whose pixels the node can decode.
@@ -71,9 +77,10 @@ STORAGE_CLASSES: Final[frozenset[str]] = frozenset(
 )
 
 _VERIFICATION: Final = str(Verification)
+_COMMITMENT: Final = str(StorageCommitmentPushModel)
 
 
-def accepted_syntaxes(sop_class_uid: str, *, may_store: bool = True) -> tuple[str, ...]:
+def accepted_syntaxes(sop_class_uid: str, *, may_store: bool = True, may_commit: bool = True) -> tuple[str, ...]:
     """Transfer syntaxes accepted for a SOP class; empty when the class itself is refused.
 
     Parameters
@@ -82,16 +89,20 @@ def accepted_syntaxes(sop_class_uid: str, *, may_store: bool = True) -> tuple[st
         Abstract syntax of a proposed presentation context.
     may_store : bool
         Whether the caller may send objects at all.
+    may_commit : bool
+        Whether the caller has to do with storage commitment, as one who asks us or one whom we ask.
     """
     if sop_class_uid == _VERIFICATION:
         return UNCOMPRESSED_SYNTAXES
+    if sop_class_uid == _COMMITMENT:
+        return COMMITMENT_SYNTAXES if may_commit else ()
     if not may_store or sop_class_uid not in STORAGE_CLASSES:
         return ()
     return DECODABLE_SYNTAXES if sop_class_uid in CT_CLASSES else DECODABLE_SYNTAXES + STORED_ONLY_SYNTAXES
 
 
 def answer_in_requestors_order(
-    proposed: Iterable[PresentationContext], *, may_store: bool = True
+    proposed: Iterable[PresentationContext], *, may_store: bool = True, may_commit: bool = True
 ) -> list[PresentationContext]:
     """Choose one transfer syntax for every proposed context: the first of the requestor's that we accept.
 
@@ -104,20 +115,27 @@ def answer_in_requestors_order(
         The contexts of the A-ASSOCIATE request; each that can be accepted is reduced in place.
     may_store : bool
         Whether the caller may send objects at all.
+    may_commit : bool
+        Whether the caller has to do with storage commitment.
 
     Returns
     -------
     list of PresentationContext
-        What the acceptor is to support for this association, one entry per abstract syntax.
+        What the acceptor is to support for this association, one entry per abstract syntax. Storage commitment is
+        supported in either role, because a report comes from the side that opens the association.
     """
     supported: dict[str, list[str]] = {}
     for context in proposed:
         sop_class_uid = str(context.abstract_syntax)
-        accepted = accepted_syntaxes(sop_class_uid, may_store=may_store)
+        accepted = accepted_syntaxes(sop_class_uid, may_store=may_store, may_commit=may_commit)
         chosen = next((syntax for syntax in context.transfer_syntax if syntax in accepted), None)
         if chosen is not None:
             context.transfer_syntax = [chosen]
             supported.setdefault(sop_class_uid, []).append(chosen)
         elif accepted:
             supported.setdefault(sop_class_uid, []).append(accepted[0])
-    return [build_context(sop_class, list(dict.fromkeys(syntaxes))) for sop_class, syntaxes in supported.items()]
+    contexts = [build_context(sop_class, list(dict.fromkeys(syntaxes))) for sop_class, syntaxes in supported.items()]
+    for context in contexts:
+        if context.abstract_syntax == _COMMITMENT:
+            context.scu_role = context.scp_role = True
+    return contexts

@@ -7,13 +7,15 @@ What pynetdicom 3.0.4 leaves open and this module closes:
   message may not grow without end, so that neither a slow nor a boundless sender holds memory or a thread for ever;
 - a connection that is opened and closed without a word (a load balancer's probe) frees its thread at once, instead of
   after the ACSE time-out;
-- connections beyond a ceiling are closed before they cost a thread.
+- connections beyond a ceiling are closed before they cost a thread;
+- a TLS handshake has its own thread and time limit, where pynetdicom lets one slow peer keep all others waiting.
 """
 
 from __future__ import annotations
 
 import socket
 import socketserver
+import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,12 +27,16 @@ from pynetdicom.pdu_primitives import A_ASSOCIATE, A_P_ABORT
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import AssociationServer, RequestHandler
 
-from dicom_node.net.connection import MAX_PDU_BYTES, bound_connection
+from dicom_node.net.connection import MAX_PDU_BYTES, began_with_tls, bound_connection, set_timeout
 from dicom_node.net.part10 import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from dicom_node.net.tls import turn_away
 
 _SPARE_CONNECTIONS: Final = 32
 
 Handlers = Sequence[tuple[Any, Callable[..., Any]]]
+
+#: Told of the address of a peer with which no secure connection came about, and why.
+OnTlsFailure = Callable[[str, OSError], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +53,31 @@ class Limits:
         Longest wait for the association request after the connection was opened.
     max_message_bytes : int
         Largest data set.
+    max_pdu_bytes : int
+        Largest P-DATA-TF PDU that we ask for.
     """
 
     max_associations: int
     network_timeout_s: float
     acse_timeout_s: float
     max_message_bytes: int
+    max_pdu_bytes: int = MAX_PDU_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Secure:
+    """What makes a listener one of DICOM TLS.
+
+    Attributes
+    ----------
+    context : ssl.SSLContext
+        For connections to come.
+    on_failure : callable
+        Called, in a thread of its own, with the peer's address and the error of a handshake.
+    """
+
+    context: ssl.SSLContext
+    on_failure: OnTlsFailure
 
 
 class Listener:
@@ -70,6 +95,8 @@ class Listener:
         See there.
     share_port : bool
         Let other processes listen on the same port.
+    secure : Secure or None
+        Speak TLS alone on this port.
 
     Raises
     ------
@@ -78,12 +105,19 @@ class Listener:
     """
 
     def __init__(
-        self, ae_title: str, address: tuple[str, int], handlers: Handlers, limits: Limits, *, share_port: bool
+        self,
+        ae_title: str,
+        address: tuple[str, int],
+        handlers: Handlers,
+        limits: Limits,
+        *,
+        share_port: bool,
+        secure: Secure | None = None,
     ) -> None:
         entity = AE(ae_title)
         entity.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = IMPLEMENTATION_VERSION_NAME
-        entity.maximum_pdu_size = MAX_PDU_BYTES
+        entity.maximum_pdu_size = limits.max_pdu_bytes
         entity.network_timeout = limits.network_timeout_s
         entity.acse_timeout = limits.acse_timeout_s
         entity.dimse_timeout = limits.network_timeout_s
@@ -96,6 +130,7 @@ class Listener:
             server_class=_Server,
             limits=limits,
             share_port=share_port,
+            secure=secure,
         )
         self._thread = threading.Thread(target=self._server.serve_forever, name="listener", daemon=True)
         self._thread.start()
@@ -114,6 +149,14 @@ class Listener:
     def set_limits(self, limits: Limits) -> None:
         """Apply new limits to connections to come."""
         self._server.limits = limits
+        self._server.ae.maximum_associations = limits.max_associations + _SPARE_CONNECTIONS
+        self._server.ae.maximum_pdu_size = limits.max_pdu_bytes
+        self._server.ae.network_timeout = self._server.ae.dimse_timeout = limits.network_timeout_s
+        self._server.ae.acse_timeout = limits.acse_timeout_s
+
+    def set_secure(self, secure: Secure) -> None:
+        """Use another context for connections to come; those that are open, or in their handshake, keep theirs."""
+        self._server.secure = secure
 
     def close(self) -> None:
         """Stop accepting; associations that are open go on."""
@@ -125,9 +168,18 @@ class Listener:
 class _Server(AssociationServer):  # type: ignore[misc]  # pynetdicom is untyped for us
     request_queue_size = 128
 
-    def __init__(self, *args: Any, limits: Limits, share_port: bool, **kwargs: Any) -> None:  # noqa: ANN401 - passed on
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - passed on
+        limits: Limits,
+        share_port: bool,
+        secure: Secure | None,
+        **kwargs: Any,  # noqa: ANN401 - passed on
+    ) -> None:
         self.limits = limits
+        self.secure = secure
         self._share_port = share_port
+        self._handshakes: set[threading.Thread] = set()
         super().__init__(*args, request_handler=_BoundedHandler, **kwargs)
 
     def server_bind(self) -> None:
@@ -136,7 +188,34 @@ class _Server(AssociationServer):  # type: ignore[misc]  # pynetdicom is untyped
         super().server_bind()
 
     def verify_request(self, request: object, client_address: object) -> bool:
-        return len(self.active_associations) < self.limits.max_associations + _SPARE_CONNECTIONS
+        connections = len(self.active_associations) + len(self._handshakes)
+        return connections < self.limits.max_associations + _SPARE_CONNECTIONS
+
+    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - as socketserver's
+        if self.secure is None:
+            super().process_request(request, client_address)
+            return
+        thread = threading.Thread(
+            target=self._shake_hands, args=(request, client_address, self.secure), name="tls-handshake", daemon=True
+        )
+        self._handshakes.add(thread)
+        thread.start()
+
+    def _shake_hands(self, request: socket.socket, client_address: Any, secure: Secure) -> None:  # noqa: ANN401
+        connection = request
+        try:
+            request.settimeout(self.limits.acse_timeout_s)
+            if not request.recv(1, socket.MSG_PEEK):
+                request.close()  # the probe of a load balancer
+                return
+            connection = secure.context.wrap_socket(request, server_side=True, do_handshake_on_connect=False)
+            connection.do_handshake()
+            self.finish_request(connection, client_address)
+        except OSError as error:
+            turn_away(connection)
+            secure.on_failure(str(client_address[0]), error)
+        finally:
+            self._handshakes.discard(threading.current_thread())
 
 
 class _BoundedHandler(RequestHandler):  # type: ignore[misc]  # pynetdicom is untyped for us
@@ -165,3 +244,33 @@ def was_requested(assoc: Association) -> bool:
         return True
     assoc.is_aborted = True
     return False
+
+
+def apply_to(assoc: Association, *, network_timeout_s: float | None, max_pdu_bytes: int | None) -> None:
+    """Give one association limits of its own, before it is answered; None leaves one as it is.
+
+    Parameters
+    ----------
+    assoc : Association
+        Whose request has just come.
+    network_timeout_s : float or None
+        Longest silence, and longest time for one PDU to arrive.
+    max_pdu_bytes : int or None
+        Largest P-DATA-TF PDU that we ask for in the answer (PS3.8 section D.1).
+    """
+    if network_timeout_s is not None:
+        assoc.network_timeout = assoc.dimse_timeout = network_timeout_s
+        set_timeout(assoc.dul.socket, network_timeout_s)
+    if max_pdu_bytes is not None:
+        assoc.acceptor.maximum_length = max_pdu_bytes
+
+
+def secure_connection(assoc: Association) -> ssl.SSLSocket | None:
+    """Return the TLS connection of an association; None when it has no such, or none any more."""
+    connection = assoc.dul.socket.socket if assoc.dul.socket is not None else None
+    return connection if isinstance(connection, ssl.SSLSocket) else None
+
+
+def tried_tls(assoc: Association) -> bool:
+    """Whether a connection that brought no association request began a TLS handshake on a plain port."""
+    return assoc.dul.socket is not None and began_with_tls(assoc.dul.socket)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from dicom_node.net.endpoint import WebEndpoint
+from dicom_node.net.tls import TlsCall
+
 
 class RemoteEntity(Protocol):
     """A remote application entity; `dicom_node.settings.Peer` is one."""
@@ -25,6 +28,18 @@ class RemoteEntity(Protocol):
     def port(self) -> int | None:
         """TCP port; None when it cannot be called."""
 
+    @property
+    def tls_call(self) -> TlsCall | None:
+        """How it is called by TLS; None when it is called without."""
+
+    @property
+    def pdu_bytes(self) -> int | None:
+        """Largest P-DATA-TF PDU that we ask it for; None for the default."""
+
+    @property
+    def web(self) -> WebEndpoint | None:
+        """Its DICOMweb service, where images are stored that way."""
+
 
 @dataclass(frozen=True, slots=True)
 class Remote:
@@ -34,3 +49,6 @@ class Remote:
     called_ae_title: str
     host: str
     port: int | None
+    tls_call: TlsCall | None = None
+    pdu_bytes: int | None = None
+    web: WebEndpoint | None = None

@@ -1,4 +1,4 @@
-"""What the status of a C-STORE response means for the sender (PS3.4 table B.2-1 and PS3.7 annex C)."""
+"""What the status of a C-STORE response means for the sender (PS3.4 table B.2-1 and PS3.7 annex C), and failures."""
 
 from __future__ import annotations
 
@@ -72,3 +72,30 @@ def meaning(status: int) -> str:
     if status in _MEANINGS:
         return _MEANINGS[status]
     return next((words for low, high, words in _RANGES if low <= status <= high), "unknown status")
+
+
+#: Statuses of DIMSE-N (PS3.7 annex C), which are also the Failure Reasons (0008,1197) of a report of storage commitment
+#: (PS3.3 section C.14.1.1).
+_FAILURES: Final = {
+    0x0110: "processing failure",
+    0x0112: "no such object instance",
+    0x0113: "no such event type",
+    0x0114: "no such argument",
+    0x0115: "invalid argument value",
+    0x0117: "invalid object instance",
+    0x0118: "no such SOP class",
+    0x0119: "class and instance conflict",
+    0x0122: "SOP class not supported",
+    0x0123: "no such action type",
+    0x0124: "not authorised",
+    0x0131: "duplicate Transaction UID",
+    0x0210: "duplicate invocation",
+    0x0211: "unrecognised operation",
+    0x0212: "mistyped argument",
+    0x0213: "resource limitation",
+}
+
+
+def failure_words(reason: int) -> str:
+    """Return a status of DIMSE-N, or a Failure Reason, in words."""
+    return _FAILURES.get(reason, f"unknown reason 0x{reason:04X}")

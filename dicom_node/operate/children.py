@@ -115,8 +115,16 @@ class Child:
             logger.error("%s ended with %s; it starts again in %.1f s", self.name, code, wait_s)
         return code
 
-    def stop(self, timeout_s: float) -> None:
-        """Ask it to end, wait, and kill it with its group when that takes too long."""
+    def stop(self, timeout_s: float, heard: Callable[[dict[str, Any]], None] = lambda event: None) -> None:
+        """Ask it to end, wait, and kill it with its group when that takes too long.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait.
+        heard : callable
+            Gets what it still says.
+        """
         self.stopping = True
         process = self._process
         if process is None:
@@ -125,10 +133,11 @@ class Child:
         deadline = time.monotonic() + timeout_s
         while process.poll() is None and time.monotonic() < deadline:
             # Its reports have to be read, or a full pipe would keep it from ending.
-            self.events()
+            _each(self.events(), heard)
             time.sleep(0.02)
         if process.poll() is None:
             logger.error("%s did not end within %.0f s and is killed", self.name, timeout_s)
+        _each(self.events(), heard)
         self._clear_away()
 
     def _clear_away(self) -> None:
@@ -143,6 +152,11 @@ class Child:
             if stream is not None:
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
+
+
+def _each(events: list[dict[str, Any]], heard: Callable[[dict[str, Any]], None]) -> None:
+    for event in events:
+        heard(event)
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dicom_node.errors import Permanent
+from dicom_node.net.tls import TlsFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,23 @@ class Caller:
     any_host : bool
         Whether `host` does not matter.
     may_store : bool
-        Whether it may send objects; other peers may only echo.
+        Whether it may send objects, and ask whether we hold them; other peers may only echo.
+    further_hosts : tuple of str
+        Other host names, addresses and networks (``10.1.2.0/24``) its associations may come from.
+    needs_tls : bool
+        Whether it has to call by TLS.
+    tls_name : str
+        DNS name or address that the certificate it shows must hold; empty: any.
+    max_associations : int
+        Associations it may have open at once; 0: as many as are served.
+    max_pdu_bytes : int
+        Largest PDU that we ask it for; 0: that of the plan.
+    network_timeout_s : float
+        Its longest silence; 0: that of the plan.
+    may_report : bool
+        Whether it is asked for storage commitment, so that it may report.
+    has_port : bool
+        Whether it can be called back.
     """
 
     name: str
@@ -37,6 +54,41 @@ class Caller:
     host: str
     any_host: bool = False
     may_store: bool = True
+    further_hosts: tuple[str, ...] = ()
+    needs_tls: bool = False
+    tls_name: str = ""
+    max_associations: int = 0
+    max_pdu_bytes: int = 0
+    network_timeout_s: float = 0.0
+    may_report: bool = False
+    has_port: bool = True
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Every host name, address and network its associations may come from."""
+        return (self.host, *self.further_hosts)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsDoor:
+    """The port on which the receiver speaks TLS.
+
+    Attributes
+    ----------
+    port : int
+        0 picks a free one.
+    files : TlsFiles
+        Ours, and the authorities of the peers.
+    require_certificate : bool
+        Whether a peer has to show a certificate.
+    warn_days : int
+        Our certificate is warned of when it expires within so many days.
+    """
+
+    port: int
+    files: TlsFiles
+    require_certificate: bool = True
+    warn_days: int = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +116,16 @@ class ReceiverPlan:
     network_timeout_s, acse_timeout_s, drain_s : float
         Longest silence in an association; longest wait for an association request; longest wait for open associations
         when the process is told to stop.
+    report_wait_s : float
+        How long a peer without a port that asked for storage commitment may wait for the report on its association.
     log_level : str
         Name of a level of `logging`.
+    max_pdu_bytes : int
+        Largest PDU that peers are asked for.
+    tls : TlsDoor or None
+        Where and how TLS is spoken.
+    tls_only : bool
+        Whether no plain port is opened.
     """
 
     ae_title: str
@@ -81,7 +141,11 @@ class ReceiverPlan:
     network_timeout_s: float = 60.0
     acse_timeout_s: float = 30.0
     drain_s: float = 20.0
+    report_wait_s: float = 5.0
     log_level: str = "INFO"
+    max_pdu_bytes: int = 131_072
+    tls: TlsDoor | None = None
+    tls_only: bool = False
 
     def to_line(self) -> str:
         """Return the plan as one line of JSON, line end included."""
@@ -98,9 +162,21 @@ class ReceiverPlan:
         """
         try:
             raw: dict[str, Any] = json.loads(line)
-            callers = tuple(
-                Caller(**{**caller, "ae_titles": tuple(caller["ae_titles"])}) for caller in raw.pop("callers", ())
-            )
-            return cls(**raw, callers=callers)
+            callers = tuple(_caller(caller) for caller in raw.pop("callers", ()))
+            tls = _tls_door(raw.pop("tls", None))
+            return cls(**raw, callers=callers, tls=tls)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise Permanent("receiver_plan", f"not a receiver plan: {type(error).__name__}") from error
+
+
+def _caller(raw: dict[str, Any]) -> Caller:
+    """Make the lists of JSON tuples again."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in raw.items()}
+    return Caller(**fields)
+
+
+def _tls_door(raw: dict[str, Any] | None) -> TlsDoor | None:
+    if raw is None:
+        return None
+    files = raw["files"]
+    return TlsDoor(**{**raw, "files": TlsFiles(**{**files, "authorities": tuple(files["authorities"])})})

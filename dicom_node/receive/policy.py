@@ -1,6 +1,7 @@
 """Who may call: AE titles and addresses, with a refusal that names the two values that differ.
 
-AE titles are compared as PS3.5 section 6.2 says: surrounding spaces do not matter, case does.
+AE titles are compared as PS3.5 section 6.2 says: surrounding spaces do not matter, case does. A peer that is to speak
+TLS is let in by TLS alone, and where the settings say so only with a certificate that was made for its name.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ import ipaddress
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
+from dicom_node.net.tls import holds_name, names_in
 from dicom_node.receive.plan import Caller, ReceiverPlan
 
 #: How long the addresses of a host name are remembered.
@@ -41,11 +43,31 @@ class Admission:
         For the log: which two values differ, and who may change what. Empty when accepted.
     may_store : bool
         Whether storage contexts are offered.
+    code : str
+        Stable code of the reason: ``called_ae``, ``calling_ae``, ``calling_host``, ``tls_required``, ``tls_name``,
+        ``busy``, ``peer_busy``, ``stopping``. Empty when accepted.
+    caller : Caller or None
+        The peer that was recognised.
     """
 
     rejection: Rejection | None
     reason: str = ""
     may_store: bool = False
+    code: str = ""
+    caller: Caller | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SecureChannel:
+    """That a request came by TLS, and the certificate that the peer showed.
+
+    Attributes
+    ----------
+    certificate : Mapping or None
+        As `ssl.SSLSocket.getpeercert` returned it; None or empty when it showed none.
+    """
+
+    certificate: Mapping[str, Any] | None
 
 
 def resolve(host: str) -> frozenset[str]:
@@ -84,7 +106,7 @@ class Policy:
         self._lock = threading.Lock()
         self._resolved: dict[str, tuple[float, frozenset[str]]] = {}
 
-    def admit(self, calling_ae: str, called_ae: str, address: str) -> Admission:
+    def admit(self, calling_ae: str, called_ae: str, address: str, secure: SecureChannel | None = None) -> Admission:
         """Judge an association request.
 
         Parameters
@@ -93,6 +115,8 @@ class Policy:
             Titles of the request.
         address : str
             Address it came from.
+        secure : SecureChannel or None
+            None when it came on the plain port.
         """
         calling, called = calling_ae.strip(), called_ae.strip()
         address = normalised(address)
@@ -101,15 +125,22 @@ class Policy:
                 f"{calling!r} at {address} called AE title {called!r}, but ours is {self._plan.ae_title!r}: "
                 "the peer has to call us by that title, or [node] ae_title has to change"
             )
-            return Admission(Rejection.CALLED_AE_NOT_RECOGNIZED, reason)
+            return Admission(Rejection.CALLED_AE_NOT_RECOGNIZED, reason, code="called_ae")
         titled = [caller for caller in self._plan.callers if calling in caller.ae_titles]
         for caller in titled:
-            if caller.any_host or address in self._addresses(caller.host):
-                return Admission(None, may_store=caller.may_store)
+            if caller.any_host or self._comes_from(caller, address):
+                return _by_channel(caller, calling, address, secure)
         if self._plan.accept_any_calling_ae:
             return Admission(None, may_store=True)
         reason = self._wrong_host(calling, address, titled) if titled else self._unknown(calling, address)
-        return Admission(Rejection.CALLING_AE_NOT_RECOGNIZED, reason)
+        code = "calling_host" if titled else "calling_ae"
+        return Admission(Rejection.CALLING_AE_NOT_RECOGNIZED, reason, code=code)
+
+    def _comes_from(self, caller: Caller, address: str) -> bool:
+        return any(
+            _in_network(address, origin) if "/" in origin else address in self._addresses(origin)
+            for origin in caller.origins
+        )
 
     def _addresses(self, host: str) -> frozenset[str]:
         now = time.monotonic()
@@ -124,20 +155,21 @@ class Policy:
         return addresses
 
     def _wrong_host(self, calling: str, address: str, titled: list[Caller]) -> str:
-        expected = []
-        for caller in titled:
-            addresses = self._addresses(caller.host)
-            known = (
-                ", ".join(sorted(addresses - {caller.host})) if addresses else "which does not resolve to an address"
-            )
-            expected.append(f"{caller.host} ({known})" if known else caller.host)
+        expected = [self._origin_words(origin) for caller in titled for origin in caller.origins]
         return (
             f"AE title {calling!r} called from {address}, but the configuration lists it at {' and '.join(expected)}: "
-            "correct host of that peer, or set any_host"
+            "correct host or hosts of that peer, or set any_host"
         )
 
+    def _origin_words(self, origin: str) -> str:
+        if "/" in origin:
+            return origin
+        addresses = self._addresses(origin)
+        known = ", ".join(sorted(addresses - {origin})) if addresses else "which does not resolve to an address"
+        return f"{origin} ({known})" if known else origin
+
     def _unknown(self, calling: str, address: str) -> str:
-        at_address = [caller for caller in self._plan.callers if address in self._addresses(caller.host)]
+        at_address = [caller for caller in self._plan.callers if self._comes_from(caller, address)]
         if at_address:
             listed = ", ".join(repr(title) for caller in at_address for title in caller.ae_titles)
             return (
@@ -145,3 +177,28 @@ class Policy:
                 f"address (case matters): add it to ae_titles of peer {at_address[0].name!r}, or correct the peer"
             )
         return f"AE title {calling!r} from {address} is not in the configuration: add a [[peers]] entry for it"
+
+
+def _by_channel(caller: Caller, calling: str, address: str, secure: SecureChannel | None) -> Admission:
+    """Judge how a known caller came: by TLS or without, and with whose certificate."""
+    if secure is None and caller.needs_tls:
+        reason = (
+            f"{calling!r} at {address} called without TLS, but peer {caller.name!r} has tls = true: the peer has to "
+            "call the TLS port by TLS, or tls of that peer has to change"
+        )
+        return Admission(Rejection.CALLING_AE_NOT_RECOGNIZED, reason, code="tls_required")
+    if secure is not None and caller.tls_name and not holds_name(secure.certificate, caller.tls_name):
+        shown = ", ".join(map(repr, names_in(secure.certificate))) or "no name"
+        reason = (
+            f"{calling!r} at {address} showed a certificate for {shown}, but tls_name of peer {caller.name!r} is "
+            f"{caller.tls_name!r}: the peer needs another certificate, or tls_name has to change"
+        )
+        return Admission(Rejection.CALLING_AE_NOT_RECOGNIZED, reason, code="tls_name")
+    return Admission(None, may_store=caller.may_store, caller=caller)
+
+
+def _in_network(address: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network)
+    except ValueError:
+        return False

@@ -2,7 +2,8 @@
 
 Protocol with the supervisor, one JSON object a line. On standard input: a `ReceiverPlan`; a later line replaces it; the
 end of input means that the supervisor is gone. On standard output: ``listening`` with the port, then for every further
-plan ``reloaded`` or ``not_reloaded`` with the reason, ``draining`` and ``stopped``.
+plan ``reloaded`` or ``not_reloaded`` with the reason, ``refused`` for every association that was, ``draining`` and
+``stopped``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -24,21 +26,23 @@ from typing import Any, Final
 from pynetdicom import evt
 from pynetdicom.association import Association
 
-from dicom_node.errors import Permanent
+from dicom_node.errors import NodeError, Permanent
+from dicom_node.ledger.refusals import Refusal
 from dicom_node.ledger.spool import SpoolPaths
 from dicom_node.net.contexts import answer_in_requestors_order
-from dicom_node.net.listener import Limits, Listener, was_requested
+from dicom_node.net.listener import apply_to, was_requested
 from dicom_node.net.quiet import quiet_libraries
-from dicom_node.receive.plan import ReceiverPlan
-from dicom_node.receive.policy import Admission, Policy, Rejection
+from dicom_node.receive.commitment import Asker, CommitmentDoor
+from dicom_node.receive.doors import Doors
+from dicom_node.receive.gate import Gate
+from dicom_node.receive.plan import Caller, ReceiverPlan
+from dicom_node.receive.policy import normalised
 from dicom_node.receive.storing import Reception
 
 _LOGGER = logging.getLogger(__name__)
 
-#: Fields of a plan that an open port cannot take on; a plan that changes one needs a new process.
-_FIXED: Final = ("host", "port", "data_dir", "share_port")
-
 _LINE_BYTES: Final = 1_048_576
+_SAYING: Final = threading.Lock()
 
 
 class Receiver:
@@ -48,37 +52,48 @@ class Receiver:
     ----------
     plan : ReceiverPlan
         What to work by; its folders are created.
+    tell : callable
+        Gets the name and the details of what somebody else should know of: an association that was ``refused``.
 
     Raises
     ------
     OSError
         When the address cannot be listened on or the data folder cannot be made.
+    Transient
+        ``tls_files`` when certificate, key or authorities of TLS cannot be used.
     """
 
-    def __init__(self, plan: ReceiverPlan) -> None:
+    def __init__(self, plan: ReceiverPlan, tell: Callable[..., None] = lambda event, **details: None) -> None:
         self._plan = plan
-        self._policy = Policy(plan)
-        self._draining = False
+        self._tell = tell
         self._lock = threading.Lock()
         self._receptions: dict[Association, Reception] = {}
+        self._callers: weakref.WeakKeyDictionary[Association, Caller] = weakref.WeakKeyDictionary()
         self._spool = SpoolPaths(Path(plan.data_dir))
         self._spool.make()
+        self._gate = Gate(plan, self._spool.run, self._refused)
+        self._commitment = CommitmentDoor(self._spool, lambda: self._plan)
         handlers = (
             (evt.EVT_REQUESTED, self._on_requested),
             (evt.EVT_ESTABLISHED, self._on_established),
             (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_request),
+            (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_RELEASED, self._on_released),
             (evt.EVT_ABORTED, self._on_aborted),
             (evt.EVT_CONN_CLOSE, self._on_aborted),
         )
-        self._listener = Listener(
-            plan.ae_title, (plan.host, plan.port), handlers, _limits(plan), share_port=plan.share_port
-        )
+        self._doors = Doors(plan, handlers, self._gate.no_secure_connection)
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port we listen on."""
-        return self._listener.address
+        """Host and port we listen on, of the plain port where there are two."""
+        return self._doors.address
+
+    @property
+    def tls_port(self) -> int | None:
+        """Port on which we speak TLS."""
+        return self._doors.tls_port
 
     def reload(self, plan: ReceiverPlan) -> None:
         """Replace the plan; open associations go on.
@@ -86,50 +101,53 @@ class Receiver:
         Raises
         ------
         Permanent
-            ``needs_restart`` when the plan moves the port or the data folder; the old plan then stays.
+            ``needs_restart`` when the plan moves a port or the data folder; the old plan then stays.
+        Transient
+            ``tls_files`` when a certificate or key cannot be used; the old ones then stay.
         """
-        changed = [name for name in _FIXED if getattr(plan, name) != getattr(self._plan, name)]
-        if changed:
-            raise Permanent("needs_restart", f"{', '.join(changed)} cannot change while the receiver runs")
+        self._doors.reload(plan)
         self._plan = plan
-        self._policy = Policy(plan)
-        self._listener.set_limits(_limits(plan))
+        self._gate.reload(plan)
 
     def drain(self) -> None:
         """Stop accepting, let open associations end within ``drain_s``, then abort the rest."""
-        self._draining = True
-        self._listener.close()
+        self._gate.draining = True
+        self._doors.close()
         deadline = time.monotonic() + self._plan.drain_s
         while self._receptions and time.monotonic() < deadline:
             time.sleep(0.02)
-        for assoc in self._listener.associations:
+        for assoc in self._doors.associations:
             assoc.abort()
 
     def _on_requested(self, event: Any) -> None:  # noqa: ANN401 - a pynetdicom event
         assoc = event.assoc
         if not was_requested(assoc):
+            self._gate.no_request(assoc)
             return
-        admission = self._admit(assoc)
+        admission = self._gate.admit(assoc)
         if admission.rejection is not None:
-            _LOGGER.warning("association rejected: %s", admission.reason)
             assoc.acse.send_reject(*admission.rejection.value)
             assoc.kill()
             return
         proposed = assoc.requestor.primitive.presentation_context_definition_list
         proposed[:] = [context for context in proposed if context.abstract_syntax and context.transfer_syntax]
-        supported = answer_in_requestors_order(proposed, may_store=admission.may_store)
+        caller = admission.caller
+        if caller is not None:
+            self._callers[assoc] = caller
+        may_commit = admission.may_store or (caller is not None and caller.may_report)
+        supported = answer_in_requestors_order(proposed, may_store=admission.may_store, may_commit=may_commit)
         if not admission.may_store and len(supported) < len(proposed):
             _LOGGER.warning("%r may not store: its peer has no role source", assoc.requestor.primitive.calling_ae_title)
         assoc.acceptor.supported_contexts = supported
+        if caller is not None:
+            apply_to(
+                assoc,
+                network_timeout_s=caller.network_timeout_s or None,
+                max_pdu_bytes=caller.max_pdu_bytes or None,
+            )
 
-    def _admit(self, assoc: Association) -> Admission:
-        request = assoc.requestor.primitive
-        if self._draining:
-            return Admission(Rejection.TEMPORARY_CONGESTION, f"{request.calling_ae_title!r}: the node is stopping")
-        if len(self._receptions) >= self._plan.max_associations:
-            reason = f"{request.calling_ae_title!r}: {len(self._receptions)} associations are open, max_associations"
-            return Admission(Rejection.LOCAL_LIMIT_EXCEEDED, reason)
-        return self._policy.admit(request.calling_ae_title, request.called_ae_title, assoc.requestor.address)
+    def _refused(self, refusal: Refusal) -> None:
+        self._tell("refused", peer=refusal.calling_ae, host=refusal.host, reason=refusal.reason)
 
     def _on_established(self, event: Any) -> None:  # noqa: ANN401 - a pynetdicom event
         assoc = event.assoc
@@ -148,6 +166,16 @@ class Receiver:
     def _on_store(self, event: Any) -> int:  # noqa: ANN401 - a pynetdicom event
         return self._receptions[event.assoc].handle_store(event)
 
+    def _on_request(self, event: Any) -> tuple[int, None]:  # noqa: ANN401 - a pynetdicom event
+        return self._commitment.take_request(event, self._asker(event.assoc)), None
+
+    def _on_report(self, event: Any) -> tuple[int, None]:  # noqa: ANN401 - a pynetdicom event
+        return self._commitment.take_report(event, self._asker(event.assoc)), None
+
+    def _asker(self, assoc: Association) -> Asker:
+        title = assoc.requestor.primitive.calling_ae_title.strip()
+        return Asker(title, normalised(assoc.requestor.address), self._callers.get(assoc))
+
     def _on_released(self, event: Any) -> None:  # noqa: ANN401 - a pynetdicom event
         self._end(event.assoc, "closed")
 
@@ -155,6 +183,7 @@ class Receiver:
         self._end(event.assoc, "aborted")
 
     def _end(self, assoc: Association, outcome: str) -> None:
+        self._gate.left(assoc)
         with self._lock:
             reception = self._receptions.pop(assoc, None)
         if reception is not None:
@@ -180,12 +209,16 @@ def main() -> int:
         return 2
     logging.getLogger("dicom_node").setLevel(plan.log_level)
     try:
-        receiver = Receiver(plan)
+        receiver = Receiver(plan, _tell)
     except OSError as error:
-        _LOGGER.critical("cannot listen on %s:%d: %s", plan.host, plan.port, error.strerror)
+        tls = f" or {plan.tls.port} (TLS)" if plan.tls is not None else ""
+        _LOGGER.critical("cannot listen on %s:%d%s: %s", plan.host, plan.port, tls, error.strerror)
+        return 1
+    except NodeError as error:
+        _LOGGER.critical("%s", error)
         return 1
     host, port = receiver.address
-    _tell("listening", host=host, port=port, pid=os.getpid())
+    _tell("listening", host=host, port=port, tls_port=receiver.tls_port, pid=os.getpid())
     for line in control.lines():
         _reload(receiver, line)
     _tell("draining")
@@ -198,7 +231,7 @@ def _reload(receiver: Receiver, line: bytes) -> None:
     try:
         plan = ReceiverPlan.from_line(line)
         receiver.reload(plan)
-    except Permanent as error:
+    except NodeError as error:
         _LOGGER.error("plan not taken: %s", error)
         _tell("not_reloaded", code=error.code, reason=error.reason)
         return
@@ -243,17 +276,10 @@ def _noticed(number: int, frame: FrameType | None) -> None:
 
 
 def _tell(event: str, **details: object) -> None:
+    line = json.dumps({"event": event, **details}) + "\n"
     try:
-        sys.stdout.write(json.dumps({"event": event, **details}) + "\n")
-        sys.stdout.flush()
+        with _SAYING:  # several associations may be refused at once
+            sys.stdout.write(line)
+            sys.stdout.flush()
     except BrokenPipeError:
         _LOGGER.warning("nobody listens to this receiver's reports any more")
-
-
-def _limits(plan: ReceiverPlan) -> Limits:
-    return Limits(
-        max_associations=plan.max_associations,
-        network_timeout_s=plan.network_timeout_s,
-        acse_timeout_s=plan.acse_timeout_s,
-        max_message_bytes=plan.max_message_bytes,
-    )

@@ -5,10 +5,13 @@
 
 from dicom_node.dicom.eligibility_rules import EligibilitySettings
 from dicom_node.dicom.rules import GeometrySettings, SelectionSettings
+from dicom_node.settings.audit import AuditSettings, AuditTo
 from dicom_node.settings.faults import Fault, SettingsError
 from dicom_node.settings.loading import load_settings, parse_settings
 from dicom_node.settings.model import Settings
+from dicom_node.settings.peers import Peer
 from dicom_node.settings.sections import (
+    CommitmentSettings,
     DeliverySettings,
     IntakeSettings,
     LateSlices,
@@ -17,14 +20,17 @@ from dicom_node.settings.sections import (
     ModelSettings,
     NodeSettings,
     OutputSection,
-    Peer,
     Precision,
     Role,
     Route,
     WorkersSettings,
 )
+from dicom_node.settings.tls import TlsSettings
 
 __all__ = [
+    "AuditSettings",
+    "AuditTo",
+    "CommitmentSettings",
     "DeliverySettings",
     "EligibilitySettings",
     "Fault",
@@ -43,6 +49,7 @@ __all__ = [
     "SelectionSettings",
     "Settings",
     "SettingsError",
+    "TlsSettings",
     "WorkersSettings",
     "load_settings",
     "parse_settings",

@@ -5,23 +5,25 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from dicom_node.settings.checks import Parts, cross_faults
+from dicom_node.settings.explanations import explain
 from dicom_node.settings.faults import Fault, SettingsError
+from dicom_node.settings.kinds import wrong_kinds
 from dicom_node.settings.model import Settings
+from dicom_node.settings.peers import Peer
 from dicom_node.settings.positions import KeyPath, key_lines, line_of
-from dicom_node.settings.sections import NodeSettings, Peer, Route
-from dicom_node.settings.spelling import suggestion
+from dicom_node.settings.sections import NAME_PATTERN, NodeSettings, Route
+from dicom_node.settings.tls import TlsSettings, absolute
 
 _SYNTAX_POSITION = re.compile(r"\s*\(at line (\d+), column \d+\)|\s*\(at end of document\)")
 
-_QUOTED = re.compile(r"'([^']*)'")
+_NAME = re.compile(NAME_PATTERN)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -96,75 +98,30 @@ def _syntax_fault(error: tomllib.TOMLDecodeError, text: str, file: str) -> Fault
 
 
 def _field_faults(raw: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    loose = dict(wrong_kinds(Settings, raw))
+    yield from loose.items()
     try:
         Settings.model_validate(raw)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        paths = [detail["loc"] for detail in details]
-        for detail in details:
-            path = detail["loc"]
-            follows_from_another = any(len(other) > len(path) and other[: len(path)] == path for other in paths)
-            # Without a location it is the rule between sections, which cross_faults reports with its place.
-            if path and not follows_from_another:
-                yield _explain(detail)
-
-
-def _explain(detail: ErrorDetails) -> tuple[KeyPath, str]:
-    path: KeyPath = detail["loc"]
-    context = detail.get("ctx", {})
-    match detail["type"]:
-        case "extra_forbidden":
-            return path, f"unknown key{_known_key(path)}"
-        case "missing":
-            return path, "required, but missing"
-        case "too_short":
-            return path, "needs at least one entry"
-        case "at_key":
-            return (*path, context["key"]), str(context["reason"])
-        case "value_error":
-            return path, str(context["error"])
-        case "enum" | "literal_error":
-            expected = str(context["expected"])
-            choices = _QUOTED.findall(expected)
-            return path, f"must be {expected}{suggestion(str(detail['input']), choices)}"
-        case _:
-            message = detail["msg"].removeprefix("Input ")
-            return path, message[:1].lower() + message[1:]
-
-
-def _known_key(path: KeyPath) -> str:
-    """Suggest a key of the same section, or tell which section has that very key."""
-    word = str(path[-1])
-    sections = {name: _fields_at((name,)) for name in Settings.model_fields}
-    near = suggestion(word, sections if len(path) == 1 else _fields_at(path[:-1]))
-    if near:
-        return near
-    homes = [name for name, fields in sections.items() if word in fields]
-    return f"; it belongs to [{homes[0]}]" if homes else ""
-
-
-def _fields_at(path: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the section at a path."""
-    entries: dict[str, type[BaseModel]] = {"peers": Peer, "routes": Route}
-    section = str(path[0])
-    if section in entries:
-        return list(entries[section].model_fields)
-    field = Settings.model_fields.get(section)
-    model = field.annotation if field else None
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+        yield from explain(error.errors(include_url=False), loose)
 
 
 def _valid_parts(raw: Mapping[str, Any]) -> Parts:
     peers, all_peers_valid = _valid_entries(Peer, raw.get("peers", []))
     routes, all_routes_valid = _valid_entries(Route, raw.get("routes", []))
-    names = {entry.get("name") for entry in raw.get("peers", []) if isinstance(entry, dict)}
+    written = raw.get("peers", [])
+    entries = written if isinstance(written, list) else []
+    names = [entry.get("name") if isinstance(entry, dict) else None for entry in entries]
     return Parts(
         node=_valid(NodeSettings, raw.get("node", {})),
+        tls=_valid(TlsSettings, raw.get("tls", {})),
         peers=peers,
         routes=routes,
         peer_names=frozenset(name for name in names if isinstance(name, str)),
         all_peers_valid=all_peers_valid,
         all_routes_valid=all_routes_valid,
+        all_names_known=isinstance(written, list)
+        and all(isinstance(name, str) and _NAME.fullmatch(name) for name in names),
     )
 
 
@@ -177,9 +134,10 @@ def _valid_entries(model: type[ModelT], raw: object) -> tuple[dict[int, ModelT],
 
 def _valid(model: type[ModelT], raw: object) -> ModelT | None:
     try:
-        return model.model_validate(raw)
+        valid = model.model_validate(raw)
     except ValidationError:
         return None
+    return None if any(wrong_kinds(model, raw)) else valid
 
 
 def _dotted(path: KeyPath) -> str:
@@ -192,8 +150,23 @@ def _dotted(path: KeyPath) -> str:
 def _with_absolute_paths(settings: Settings, base: Path) -> Settings:
     """Resolve the paths of the file against its folder, so that the working directory of a process never matters."""
     node = settings.node.model_copy(update={"data_dir": base / settings.node.data_dir.expanduser()})
-    update: dict[str, object] = {"node": node}
+    tls = settings.tls.model_copy(
+        update={name: absolute(getattr(settings.tls, name), base) for name in ("certificate", "key", "ca")}
+    )
+    peers = tuple(_at(peer, base) for peer in settings.peers)
+    update: dict[str, object] = {"node": node, "tls": tls, "peers": peers}
     bundle = settings.model.bundle
     if "/" in bundle or bundle.startswith("~"):
         update["model"] = settings.model.model_copy(update={"bundle": str(base / Path(bundle).expanduser())})
-    return settings.model_copy(update=update)
+    if settings.audit.file is not None:
+        file = base / settings.audit.file.expanduser()
+        update["audit"] = settings.audit.model_copy(update={"file": file})
+    resolved = settings.model_copy(update=update)
+    resolved.hand_out()
+    return resolved
+
+
+def _at(peer: Peer, base: Path) -> Peer:
+    """Resolve the files that a peer names."""
+    names = [key for key in Peer.model_fields if key == "tls_ca" or key.endswith("_file")]
+    return peer.model_copy(update={key: absolute(getattr(peer, key), base) for key in names})

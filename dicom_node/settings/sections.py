@@ -18,9 +18,9 @@ from pydantic_core import PydanticCustomError
 
 from dicom_node.dicom.companion_rules import CompanionSettings
 from dicom_node.dicom.output_rules import OutputSettings
+from dicom_node.settings.values import check_ae_title, check_host, check_origin
 
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
-_HOST = re.compile(r"^(?:[A-Za-z0-9](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_-]{1,63})*\.?|[0-9A-Fa-f:.]+)$")
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$"
 
 
 class Role(StrEnum):
@@ -56,48 +56,6 @@ class Precision(StrEnum):
     FP32 = "fp32"
 
 
-def check_ae_title(value: str) -> str:
-    """Normalise and check an application entity title (value representation AE, PS3.5 section 6.2).
-
-    Parameters
-    ----------
-    value : str
-        The title as written; leading and trailing spaces are not significant and are removed, case is kept.
-
-    Returns
-    -------
-    str
-        The title without surrounding spaces.
-
-    Raises
-    ------
-    ValueError
-        When it is empty, longer than 16 characters, or holds a backslash, a control or a non-ASCII character.
-    """
-    title = value.strip(" ")
-    if not title:
-        raise ValueError("an AE title must have at least one character that is not a space")
-    if len(title) > 16:
-        raise ValueError(f"an AE title has at most 16 characters, this one has {len(title)}")
-    if "\\" in title or any(not " " <= character <= "~" for character in title):
-        raise ValueError("an AE title may hold printable ASCII characters only, and no backslash")
-    return title
-
-
-def check_host(value: str) -> str:
-    """Check that a value looks like a host name or an IP address; nothing is resolved.
-
-    Raises
-    ------
-    ValueError
-        When it holds a scheme, a port, spaces or other characters a host cannot have.
-    """
-    host = value.strip()
-    if not _HOST.match(host):
-        raise ValueError("must be a host name or an IP address, without scheme and without port")
-    return host
-
-
 def at_key(key: str, reason: str) -> PydanticCustomError:
     """Error of a rule about several keys of one section, blamed on one of them."""
     return PydanticCustomError("at_key", "{reason}", {"key": key, "reason": reason})
@@ -105,8 +63,10 @@ def at_key(key: str, reason: str) -> PydanticCustomError:
 
 AeTitle = Annotated[str, AfterValidator(check_ae_title)]
 Host = Annotated[str, AfterValidator(check_host)]
+Origin = Annotated[str, AfterValidator(check_origin)]
 Port = Annotated[int, Field(ge=1, le=65535)]
-Name = Annotated[str, StringConstraints(pattern=_NAME)]
+PduBytes = Annotated[int, Field(ge=4096, le=1_048_576)]
+Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 Seconds = Annotated[float, Field(gt=0, le=7 * 86400)]
 
 
@@ -135,48 +95,25 @@ class NodeSettings(Section):
     max_associations: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=64, description="Associations served at once by each receiver process; more are rejected as busy."
     )
+    max_pdu_bytes: PduBytes = Field(
+        default=131_072,
+        description="Largest PDU that we ask peers for, in bytes. A peer may have a smaller one of its own.",
+    )
+    network_timeout_s: Seconds = Field(
+        default=60.0,
+        description="Longest silence of a peer within an association that it opened, and longest time for one PDU to"
+        " arrive. A peer may have one of its own.",
+    )
+    acse_timeout_s: Seconds = Field(
+        default=30.0,
+        description="Longest time from the connection of a peer to its association request, TLS handshake included.",
+    )
     accept_any_calling_ae: bool = Field(
         default=False, description="true: accept AE titles that no peer lists. For a closed test network only."
     )
     log_level: LogLevel = Field(
         default=LogLevel.INFO, description="DEBUG, INFO, WARNING or ERROR. Logs never hold patient data."
     )
-
-
-class Peer(Section):
-    """One DICOM application we talk to."""
-
-    name: Name = Field(description="Our own short name for the peer, used by routes and commands.")
-    ae_titles: Annotated[tuple[AeTitle, ...], Field(min_length=1)] = Field(
-        description="Its AE titles. We call it by the first one; it may call us by any of them."
-    )
-    host: Host = Field(description="Host name or IP address: where we send, and where its associations must come from.")
-    port: Port | None = Field(
-        default=None, description="Its port. May be left out when the peer only sends to us (role source alone)."
-    )
-    roles: Annotated[tuple[Role, ...], Field(min_length=1)] = Field(
-        description="What it is: source (sends CT), destination (gets results), query (answers C-FIND: it is asked how "
-        "many images it holds of what it sends), commitment (confirms storage)."
-    )
-    any_host: bool = Field(
-        default=False,
-        description="true: accept its AE titles from any address. For peers behind NAT or with changing addresses.",
-    )
-
-    @property
-    def called_ae_title(self) -> str:
-        """The title by which we call the peer: the first of `ae_titles`."""
-        return self.ae_titles[0]
-
-    def has_role(self, role: Role | str) -> bool:
-        """Whether the peer has a role."""
-        return Role(role) in self.roles
-
-    @model_validator(mode="after")
-    def _port_where_we_connect(self) -> Peer:
-        if self.port is None and set(self.roles) != {Role.SOURCE}:
-            raise at_key("port", "required, because we connect to a peer with role destination, query or commitment")
-        return self
 
 
 class Route(Section):
@@ -284,6 +221,24 @@ class DeliverySettings(Section):
         if self.longest_wait_s < self.first_wait_s:
             raise at_key("longest_wait_s", "must not be shorter than first_wait_s")
         return self
+
+
+class CommitmentSettings(Section):
+    """How long a destination has to confirm that it keeps a result. docs/commitment.md says how it works together."""
+
+    same_association_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        default=5.0,
+        description="How long an association stays open after a request for the report that may come over it; for a "
+        "peer that asks us and has no port, how long it may wait for ours.",
+    )
+    report_timeout_s: Seconds = Field(
+        default=3600.0, description="Longest wait for a report; then the peer is asked again."
+    )
+    attempts: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=5,
+        description="Requests for one result: after the last without a report it stays DELIVERED, not confirmed; after"
+        " the last that was answered with failures it goes to the dead letter.",
+    )
 
 
 def _check_ledger_url(value: str) -> str:

@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dicom_node.settings.model import Settings
-from dicom_node.settings.sections import Peer, Route
+from dicom_node.settings.peers import Peer
+from dicom_node.settings.sections import Route
 
 TEMPLATE_NAME: Final = "node.toml"
 
@@ -30,6 +31,11 @@ _HEAD = """\
 # Every key is written with its default; delete a line to keep the default for good. After a change:
 #     jmmda-node config check FILE
 # names every fault with file, line, key and reason. Unknown keys are faults. Passwords and keys never stand here.
+#     jmmda-node config reload FILE
+# has the running node take it; docs/configuration.md says what needs a restart. An editor that knows JSON schemas
+# (taplo, Even Better TOML) completes and checks the keys after
+#     jmmda-node config schema --out node.schema.json
+# beside this file, with "#:schema ./node.schema.json" (without the quotes) as its first line.
 """
 _HEAD_OF_EXAMPLES = """\
 # The peers and routes below are examples: put your own in their place.

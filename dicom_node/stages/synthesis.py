@@ -73,6 +73,7 @@ class SynthesisStage(Stage):
             bundle=model.bundle, device=model.device, precision=model.precision.value, threads=model.threads
         )
         if self._client is not None and self._client.alive and command == self._command:
+            self._client.time_limit_s = model.time_limit_s
             return True
         if command != self._command:
             self._start_failures, self._start_not_before = 0, 0.0

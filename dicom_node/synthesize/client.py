@@ -83,6 +83,11 @@ class WorkerClient:
         Longest time of one job.
     silence_limit_s, start_limit_s : float
         Longest silence during a job; longest time until it is ready.
+
+    Attributes
+    ----------
+    time_limit_s : float
+        May be set anew; it holds from the next job on.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class WorkerClient:
         start_limit_s: float = START_LIMIT_S,
     ) -> None:
         self._command = tuple(command)
-        self._time_limit_s = time_limit_s
+        self.time_limit_s = time_limit_s
         self._silence_limit_s = silence_limit_s
         self._start_limit_s = start_limit_s
         self._process: subprocess.Popen[str] | None = None
@@ -180,7 +185,7 @@ class WorkerClient:
         """
         request: dict[str, object] = {"job": job, "files": [str(path) for path in files], "frames": list(frames)}
         self._say({**request, "out": str(out), "eligibility": dict(eligibility) if eligibility else None})
-        deadline = time.monotonic() + self._time_limit_s
+        deadline = time.monotonic() + self.time_limit_s
         while True:
             left_s = deadline - time.monotonic()
             if left_s <= self._silence_limit_s:

@@ -165,6 +165,13 @@ def test_a_byte_order_mark_does_not_matter(tmp_path: Path) -> None:
             "routes[0].destinations[0]",
             "has no role destination",
         ),
+        (PACS + 'committed_by = "pasc"\n', "peers[0].committed_by", "unknown peer 'pasc'"),
+        (PACS + 'committed_by = "pacs"\n', "peers[0].committed_by", "has no role commitment"),
+        (
+            PACS.replace(', "destination"', ', "commitment"') + 'committed_by = "pacs"\n',
+            "peers[0].committed_by",
+            "has no role destination",
+        ),
         (
             PACS + 2 * '[[routes]]\nfrom_ae = "PACS"\ndestinations = ["pacs"]\n',
             "routes[1].from_ae",

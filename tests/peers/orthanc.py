@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,9 +75,16 @@ class Orthanc:
 
 @contextmanager
 def running_orthanc(
-    folder: Path, *, http_port: int, dicom_port: int, node_port: int, lua: str = "", node_ae: str = "JMMDA_NODE"
+    folder: Path,
+    *,
+    http_port: int,
+    dicom_port: int,
+    node_port: int,
+    lua: str = "",
+    node_ae: str = "JMMDA_NODE",
+    changes: Mapping[str, Any] | None = None,
 ) -> Iterator[Orthanc]:
-    """Run Orthanc as AE title ORTHANC with the node as modality `jmmda`."""
+    """Run Orthanc as AE title ORTHANC with the node as modality `jmmda`; `changes` replace keys of its settings."""
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "route.lua"
     script.write_text(lua)
@@ -95,6 +102,7 @@ def running_orthanc(
         "LuaScripts": [str(script)] if lua else [],
         "Plugins": [],
         "ConcurrentJobs": 2,
+        **(changes or {}),
     }
     path = folder / "orthanc.json"
     path.write_text(json.dumps(config))

@@ -2,7 +2,7 @@
 
 Covers the whole journey over real associations between real processes: auto-routing by a Lua rule, byte-identity of
 what Orthanc gives back, conformance by dciodvfy beside the CT, the loop guard, and the wait for a PACS that is down.
-Left out: TLS and storage commitment, which the node does not offer yet; laterality (`test_laterality`).
+Left out: TLS (`test_tls_orthanc`), storage commitment, laterality (`test_laterality`).
 """
 
 from __future__ import annotations

@@ -173,12 +173,19 @@ def test_a_delivery_under_way_is_cancelled_when_its_successor_is_queued(room: Ro
     assert new.superseded_series_uid == "1.2.3.4"
 
 
-def test_a_late_slice_that_the_gate_drops_makes_no_second_result(room: Room):
+@pytest.mark.parametrize(
+    "further", [(), (State.COMMITTED,), (State.DELIVERING,), (State.DELIVERING, State.FAILED)], ids=str
+)
+def test_a_late_slice_that_the_gate_drops_makes_no_second_result(room: Room, further: tuple[State, ...]):
     stack = head_stack(24)
     receive(room, stack)
     room.settle()
     key = room.series().job_key
     _deliver(room, key, "1.2.3.4")
+    with room.ledger.transaction() as change:
+        job = change.session.scalars(select(Job)).one()
+        for state in further:
+            change.move_job(job, state)
     # The same pixels at the same position under another UID: the gate drops one of the two with a note.
     (copy,) = head_stack(1, start=5)
     copy.SOPInstanceUID = uid("study", "series", "zzz copy")
@@ -186,7 +193,7 @@ def test_a_late_slice_that_the_gate_drops_makes_no_second_result(room: Room):
     receive(room, [copy])
     room.settle()
     series = room.series()
-    assert (series.state, series.code, series.job_key) == (State.DELIVERED, "same_input", key)
+    assert (series.state, series.code, series.job_key) == ((State.DELIVERED, *further)[-1], "same_input", key)
     assert len(series.jobs) == 1
 
 

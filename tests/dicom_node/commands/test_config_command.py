@@ -94,6 +94,10 @@ def test_schema_describes_every_section() -> None:
     schema = json.loads(done.stdout)
     assert set(schema["properties"]) == set(Settings.model_fields)
     assert schema["additionalProperties"] is False
+    done = RUNNER.invoke(app, ["schema", "--out", "node.schema.json"])
+    assert done.exit_code == 0
+    assert "#:schema ./node.schema.json" in done.stdout
+    assert json.loads(Path("node.schema.json").read_text()) == schema
 
 
 def test_init_with_yes_asks_nothing_and_writes_the_annotated_file() -> None:

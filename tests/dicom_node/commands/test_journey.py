@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from dicom_node.commands import journey
 from dicom_node.errors import NodeError, Refused
+from dicom_node.ledger.refusals import Refusal, note_refusal
 from dicom_node.ledger.spool import InstanceMeta
-from dicom_node.ledger.states import State
-from dicom_node.ledger.tables import Series
+from dicom_node.ledger.states import CommitmentState, DeliveryState, State
+from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job, Series
 from dicom_node.operate.guard import spool_lock
 from tests.dicom_node.dicom.builders import uid
 from tests.dicom_node.node_cases import Room, association, head_stack, receive
@@ -93,6 +94,22 @@ def test_status_of_a_node_that_never_ran_is_all_zero(config: Path):
     assert set(status["series"].values()) == {0}
     assert "not running" in _run("status", config=config).stdout
     assert not (config.parent / "data").exists()
+
+
+def test_status_tells_whom_the_node_turned_away(config: Path):
+    run = config.parent / "data" / "run"
+    run.mkdir(parents=True)
+    stranger = Refusal("calling_ae", "AE title 'X[1]' is not in the configuration", "10.0.0.1", "X[1]", "JMMDA_NODE")
+    for refusal in (stranger, stranger, *(Refusal("busy", "full", f"10.0.1.{n}") for n in range(10))):
+        note_refusal(run, refusal)
+    (*_, first) = _json("status", config=config)["refused"]
+    assert (first["code"], first["count"], first["calling_ae"]) == ("calling_ae", 2, "X[1]")
+    told = _run("status", config=config).stdout
+    assert told.count("busy: full") == 10
+    assert "... and 1 others: status --json" in told
+    note_refusal(run, stranger)
+    told = _run("status", config=config).stdout
+    assert re.search(r"3 x since .* calling_ae: AE title 'X\[1\]' is not in the configuration", told)
 
 
 def test_status_counts(room: Room, config: Path):
@@ -283,3 +300,30 @@ def test_every_command_shows_an_example_and_its_exit_codes(command: list[str]):
     text = CliRunner().invoke(app, [*command, "--help"]).stdout
     assert f"jmmda-node {' '.join(command)}" in text
     assert "Exit codes" in text
+
+
+def test_a_result_that_nobody_confirmed_is_visible_everywhere_and_can_be_asked_for_again(room: Room, config: Path):
+    with room.ledger.transaction() as change:
+        job = change.session.scalars(select(Job).where(Job.state == State.QUEUED)).one()
+        job.result_series_uid = "9.8"
+        delivery = Delivery(destination="pacs", state=DeliveryState.DELIVERED, attempts=1)
+        delivery.commitment, delivery.commitment_asked = CommitmentState.UNCONFIRMED, 5
+        delivery.commitment_code, delivery.commitment_reason = "commitment_silent", "no report came"
+        delivery.instances = [DeliveryInstance(sop_instance_uid="9.8.1", stored=True)]
+        job.deliveries.append(delivery)
+        for state in (State.SYNTHESIZING, State.DERIVED, State.DELIVERING, State.DELIVERED):
+            change.move_job(job, state)
+    assert _json("status", config=config)["commitments"] == {"WAITING": 0, "COMMITTED": 0, "UNCONFIRMED": 1}
+    assert "storage commitment: UNCONFIRMED 1" in _run("status", config=config).stdout
+    listed = _run("series", "list", config=config).stdout
+    assert "storage commitment: not confirmed by pacs (commitment_silent: no report came)" in listed
+    shown = _run("series", "show", "9.8", config=config).stdout
+    assert "storage commitment: UNCONFIRMED, 0 of 1 confirmed, asked 5 times (commitment_silent" in shown
+    with pytest.raises(Refused, match="--new"):
+        _run("series", "retry", "9.8", config=config)
+    config.write_text(config.read_text().replace('"destination"]', '"destination", "commitment"]'))
+    (remedy,) = _json("series", "retry", "9.8", config=config)
+    assert (remedy["after"], remedy["told"]) == ("DELIVERED", "storage commitment is asked for again: pacs")
+    (story,) = _json("series", "show", "9.8", config=config)
+    (told,) = story["jobs"][0]["deliveries"]
+    assert (told["commitment"], told["commitment_asked"], told["commitment_code"]) == ("WAITING", 0, None)

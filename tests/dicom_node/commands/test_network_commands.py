@@ -7,6 +7,7 @@ of a series in `test_sender`.
 from __future__ import annotations
 
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from dicom_node.commands import network
 from tests.dicom_node.net.associations import storage_scp, write_series
+from tests.dicom_node.net.tls_cases import Authority, careless_server
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -148,3 +150,27 @@ def test_neither_loads_torch_or_the_ledger() -> None:
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_echo_and_send_by_tls(tmp_path: Path) -> None:
+    """A peer with tls = true, somebody written out with --tls, and what it says when a side refuses the other."""
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    node, pacs, stranger = ours.issue("node"), ours.issue("pacs"), theirs.issue("stranger")
+    mutual = careless_server(pacs, ours.certificate, most=ssl.TLSVersion.TLSv1_3)
+    with storage_scp(take, calling="MY_NODE", ssl_context=mutual) as peer:
+        settings(peer.port or 0)
+        plain = Path("node.toml").read_text()
+        assert run("echo", f"PACS@127.0.0.1:{peer.port}", "--tls").exit_code == 2
+        for who, code in ((node, 0), (stranger, 3)):
+            files = f'certificate = "{who.certificate}"\nkey = "{who.key}"\nca = "{ours.certificate}"\n'
+            Path("node.toml").write_text(f"{plain}tls = true\n[tls]\n{files}")
+            for whom in (["pacs"], [f"PACS@127.0.0.1:{peer.port}", "--tls"]):
+                done = run("echo", *whom)
+                assert done.exit_code == code, done.output
+                assert ("does not know the authority of our certificate" in done.output) is (code == 3)
+            (path,) = write_series(tmp_path / "ct", 1)
+            assert run("send", "pacs", str(path)).exit_code == code
+        stranger.key.unlink()
+        done = run("echo", "pacs")
+        assert done.exit_code == 1
+        assert f"tls_files: {stranger.key} cannot be read" in done.output

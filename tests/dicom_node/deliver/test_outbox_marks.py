@@ -13,7 +13,7 @@ import pytest
 from dicom_node.dicom.labels import OBJECT_CLASSES
 from dicom_node.ledger.queries import dead_letters
 from dicom_node.ledger.states import State
-from tests.dicom_node.deliver.test_outbox import MR_IMAGE_STORAGE, Archive, Case
+from tests.dicom_node.deliver.outbox_cases import MR_IMAGE_STORAGE, Archive, Case
 from tests.dicom_node.net.associations import storage_scp
 
 #: The mark, and bytes of it in the file with others of equal length that are none.

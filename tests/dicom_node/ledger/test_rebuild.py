@@ -14,13 +14,23 @@ from sqlalchemy import select
 from dicom_node.ledger.job_file import read_job_file, row_to_json
 from dicom_node.ledger.rebuild import Restored, restore_missing, sync_journals
 from dicom_node.ledger.spool import read_lines
-from dicom_node.ledger.states import DeliveryState, State
+from dicom_node.ledger.states import CommitmentState, DeliveryState, State, TransactionState
 from dicom_node.ledger.store import SERIES_JOURNAL, Ledger
-from dicom_node.ledger.tables import Association, Delivery, DeliveryInstance, Event, Instance, Job, Series, Study
+from dicom_node.ledger.tables import (
+    Association,
+    CommitmentTransaction,
+    Delivery,
+    DeliveryInstance,
+    Event,
+    Instance,
+    Job,
+    Series,
+    Study,
+)
 from tests.dicom_node.dicom.builders import uid
 from tests.dicom_node.node_cases import Room, head_stack, receive
 
-TABLES = (Study, Series, Instance, Association, Job, Delivery, DeliveryInstance)
+TABLES = (Study, Series, Instance, Association, Job, Delivery, DeliveryInstance, CommitmentTransaction)
 
 
 @pytest.fixture
@@ -76,6 +86,14 @@ def _result(room: Room, *, delivered: bool) -> None:
         delivery.instances = [
             DeliveryInstance(sop_instance_uid="9.8.1", stored=True, status=0, sent_at=change.at),
             DeliveryInstance(sop_instance_uid="9.8.2", stored=False),
+        ]
+        delivery.commitment, delivery.commitment_asked = CommitmentState.WAITING, 2
+        delivery.commitment_next_at, delivery.commitment_code = change.at, "commitment_silent"
+        delivery.transactions = [
+            CommitmentTransaction(
+                transaction_uid=f"2.25.{n}", peer="pacs", state=state, instances=2, asked_at=change.at
+            )
+            for n, state in enumerate((TransactionState.EXPIRED, TransactionState.ASKED))
         ]
         job.deliveries.append(delivery)
         change.move_job(job, State.DELIVERING)

@@ -89,10 +89,10 @@ def _to(change: Transaction, job: Job, *states: State) -> None:
 def test_the_migrations_make_exactly_the_tables_of_the_classes(ledger: Ledger):
     with ledger.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
-        assert connection.scalar(text("select version_num from alembic_version")) == "0003"
+        assert connection.scalar(text("select version_num from alembic_version")) == "0004"
 
 
-def test_a_ledger_of_the_first_version_gets_the_counts(tmp_path: Path):
+def test_a_ledger_of_the_first_version_gets_what_came_later(tmp_path: Path):
     from alembic import command
     from alembic.config import Config
 
@@ -117,6 +117,9 @@ def test_a_ledger_of_the_first_version_gets_the_counts(tmp_path: Path):
         )
         values = f"1, 1, '1.2.3', 'f', 'CT', 'RECEIVING', '{{}}', 'A', 'h', '{moment}', '{moment}', '{moment}', '[]'"
         connection.execute(text(f"insert into series ({columns}) values ({values})"))
+        connection.execute(
+            text("insert into deliveries (id, job_id, destination, state, attempts) values (1, 1, 'p', 'DELIVERED', 1)")
+        )
         connection.commit()
     engine.dispose()
     with pytest.raises(Permanent) as caught:
@@ -126,6 +129,8 @@ def test_a_ledger_of_the_first_version_gets_the_counts(tmp_path: Path):
     with opened.reading() as session:
         series = session.scalars(select(Series)).one()
         assert (series.expected, series.signs) == ({}, [])
+        delivery = session.scalars(select(Delivery)).one()
+        assert (delivery.commitment, delivery.commitment_asked, delivery.commitment_tries) == (None, 0, 0)
     reading = Ledger.open_to_read(paths)
     assert reading is not None
     reading.close()
@@ -245,7 +250,14 @@ def test_the_job_file_tells_what_the_rows_tell(ledger: Ledger):
     assert (record["key"], record["state"], record["current"]) == ("k1", "DELIVERING", True)
     assert record["deliveries"][0]["destination"] == "pacs"
     assert record["deliveries"][0]["instances"] == [
-        {"sop_instance_uid": "9.9", "status": None, "stored": False, "sent_at": None}
+        {
+            "sop_instance_uid": "9.9",
+            "status": None,
+            "stored": False,
+            "sent_at": None,
+            "committed_at": None,
+            "failure_reason": None,
+        }
     ]
 
 

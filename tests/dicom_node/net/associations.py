@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -71,6 +72,7 @@ def storage_scp(
     ae_title: str = "PACS",
     calling: str | None = None,
     handlers: list[Any] | None = None,
+    ssl_context: ssl.SSLContext | None = None,
 ) -> Iterator[Remote]:
     """Run a pynetdicom storage SCP on a free loopback port; yields how to call it."""
     entity = AE(ae_title)
@@ -81,7 +83,7 @@ def storage_scp(
     if calling is not None:
         entity.require_calling_aet = [calling]
     bound = [(evt.EVT_C_STORE, handler), *(handlers or [])]
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=bound)
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=bound, ssl_context=ssl_context)
     try:
         yield Remote("pacs", ae_title, "127.0.0.1", server.server_address[1])
     finally:

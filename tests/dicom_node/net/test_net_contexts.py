@@ -18,6 +18,7 @@ from pynetdicom.sop_class import (
     MRImageStorage,
     PatientRootQueryRetrieveInformationModelFind,
     SegmentationStorage,
+    StorageCommitmentPushModel,
     Verification,
     VideoEndoscopicImageStorage,
 )
@@ -104,3 +105,14 @@ def test_every_accepted_ct_syntax_can_be_decoded_by_an_installed_plugin() -> Non
 
     for syntax in DECODABLE_SYNTAXES:
         assert get_decoder(uid.UID(syntax)).is_available, uid.UID(syntax).name
+
+
+def test_storage_commitment_is_for_those_who_ask_or_are_asked_in_either_role_and_never_deflated() -> None:
+    deflated, implicit = str(uid.DeflatedExplicitVRLittleEndian), str(uid.ImplicitVRLittleEndian)
+    proposed = propose((StorageCommitmentPushModel, [deflated, implicit]))
+    assert negotiate(proposed, may_store=False, may_commit=False) == [(3, deflated)]
+    (context,) = answer_in_requestors_order(proposed, may_store=False)
+    assert (context.transfer_syntax, context.scu_role, context.scp_role) == ([implicit], True, True)
+    results, (reply,) = negotiate_as_acceptor(proposed, [context], {uid.UID(StorageCommitmentPushModel): (False, True)})
+    assert [(one.as_scu, one.as_scp) for one in results] == [(True, False)]
+    assert (reply.scu_role, reply.scp_role) == (False, True)

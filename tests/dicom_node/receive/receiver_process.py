@@ -14,6 +14,7 @@ import pydicom
 
 from dicom_node.ledger.spool import Incoming, IncomingAssociation, SpoolPaths
 from dicom_node.net.remote import Remote
+from dicom_node.net.tls import TlsCall
 from dicom_node.receive.plan import Caller, ReceiverPlan
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,6 +44,7 @@ class ReceiverProcess:
         self._log = log or data_dir.parent / f"{data_dir.name}.log"
         self._wrapper = wrapper or []
         self.port = 0
+        self.tls_port: int | None = None
 
     def __enter__(self) -> Self:
         with self._log.open("a") as log:
@@ -57,7 +59,7 @@ class ReceiverProcess:
         self.tell(self.plan)
         started = self.report()
         assert started["event"] == "listening", (started, self.log)
-        self.port = started["port"]
+        self.port, self.tls_port = started["port"], started["tls_port"]
         return self
 
     def __exit__(
@@ -69,6 +71,10 @@ class ReceiverProcess:
     def remote(self) -> Remote:
         """How to call it."""
         return Remote("node", "JMMDA_NODE", "127.0.0.1", self.port)
+
+    def by_tls(self, call: TlsCall | None) -> Remote:
+        """How to call its TLS port."""
+        return Remote("node", "JMMDA_NODE", "127.0.0.1", self.tls_port, tls_call=call)
 
     @property
     def log(self) -> str:

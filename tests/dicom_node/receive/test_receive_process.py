@@ -168,6 +168,18 @@ def test_a_reload_that_cannot_be_taken_changes_nothing(tmp_path: Path) -> None:
         echo(receiver.remote, "PACS")
 
 
+def test_a_reload_can_raise_the_number_of_associations(tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path / "data", max_associations=1) as receiver:
+        receiver.tell(replace(receiver.plan, max_associations=60))
+        assert receiver.report() == {"event": "reloaded"}
+        entity = AE("PACS")
+        entity.add_requested_context(Verification)
+        held = [entity.associate("127.0.0.1", receiver.port, ae_title="JMMDA_NODE") for _ in range(50)]
+        assert all(assoc.is_established for assoc in held)
+        for assoc in held:
+            assoc.release()
+
+
 @pytest.mark.parametrize("how", ["signal", "end of input"])
 def test_it_drains_what_is_open_and_accepts_nothing_new(tmp_path: Path, how: str) -> None:
     paths = write_series(tmp_path / "ct", 2)

@@ -97,8 +97,9 @@ def test_a_worker_that_says_nothing_is_stopped(tmp_path: Path):
 
 
 def test_a_worker_that_works_for_ever_meets_the_time_limit(tmp_path: Path):
-    client = _client(time_limit_s=0.5)
+    client = _client(time_limit_s=20.0)
     pid = client.start().pid
+    client.time_limit_s = 0.5  # as a reload sets it, for the next job
     with pytest.raises(Transient) as caught:
         _run(client, "endless", tmp_path)
     assert caught.value.code == "worker_timeout"

@@ -75,6 +75,10 @@ def _in_order(folder: Path) -> list[str]:
     return [str(header.path) for header in outcome.headers]
 
 
+def test_the_kernel_takes_the_worker_first_when_memory_ends(worker: Worker) -> None:
+    assert Path(f"/proc/{worker.process.pid}/oom_score_adj").read_text().strip() == "1000"
+
+
 def test_a_job_leaves_a_result_on_the_grid_of_its_ct(worker: Worker, phantom_ct: Path, tmp_path: Path) -> None:
     files = _in_order(phantom_ct)
     events = worker.do(job="one", files=files, out=str(tmp_path))
