@@ -15,17 +15,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-import selectors
-import signal
-import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -39,7 +33,6 @@ from dicom_node.deliver.commitment import CommitmentAsker
 from dicom_node.deliver.commitment_answers import CommitmentAnswers
 from dicom_node.deliver.commitment_reports import CommitmentReports
 from dicom_node.deliver.outbox import Outbox
-from dicom_node.errors import Permanent
 from dicom_node.ledger.clock import Clock
 from dicom_node.ledger.place import place_of
 from dicom_node.ledger.poke import bind_poke_socket, poke
@@ -54,6 +47,7 @@ from dicom_node.operate.reloading import check_same_file
 from dicom_node.operate.requests import serve_requests, sweep_answers
 from dicom_node.operate.schedule import Schedule
 from dicom_node.operate.state import STATE_FILE, write_in_force
+from dicom_node.operate.supervised import Wakeup, Word, Words, tell
 from dicom_node.operate.transfers import TransferWatch
 from dicom_node.remedies import handle_request
 from dicom_node.settings import AuditTo, Settings
@@ -236,117 +230,6 @@ class Service:
                     row.outcome, row.closed_at = "closed", change.at
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
-    """One line of the supervisor: the settings, and the report of the last reload, if there was one."""
-
-    settings: Settings
-    reload: Mapping[str, Any] | None
-
-    @classmethod
-    def parse(cls, line: bytes) -> Word:
-        """Read a line.
-
-        Raises
-        ------
-        Permanent
-            ``service_word`` when it is none of this version.
-        """
-        try:
-            said = json.loads(line)
-            return cls(Settings.model_validate(said["settings"]), said["reload"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise Permanent(
-                "service_word", f"not a word of this version's supervisor: {type(error).__name__}"
-            ) from error
-
-
-class _Words:
-    """Standard input line by line, read without a buffer that a selector would not know of."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def next(self) -> bytes | None:
-        """Wait for one line and return it; None at the end of input."""
-        while b"\n" not in self._rest:
-            if not self.read():
-                return None
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
-
-    def read(self) -> bool:
-        """Take in what is there; False at the end of input."""
-        data = os.read(sys.stdin.fileno(), 65536)
-        self._rest += data
-        return bool(data)
-
-    def lines(self) -> list[bytes]:
-        """Return the whole lines that were taken in."""
-        *lines, self._rest = self._rest.split(b"\n")
-        return lines
-
-
-class _Wakeup:
-    """What the main thread waits for: pokes, signals, and words of the supervisor or their end."""
-
-    def __init__(self, pokes: socket.socket, words: _Words) -> None:
-        self.signals: set[signal.Signals] = set()
-        self.words = words
-        self._pokes = pokes
-        self._pokes.setblocking(False)
-        self._woken, self._wake = socket.socketpair()
-        self._woken.setblocking(False)
-        self._wake.setblocking(False)
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(pokes, selectors.EVENT_READ)
-        self._selector.register(self._woken, selectors.EVENT_READ)
-        self._selector.register(sys.stdin.fileno(), selectors.EVENT_READ)
-        signal.set_wakeup_fd(self._wake.fileno())
-        signal.signal(signal.SIGTERM, self._noticed)
-        # The terminal sends these to the whole process group; what follows from them is the supervisor's decision.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
-    def _noticed(self, number: int, frame: FrameType | None) -> None:
-        self.signals.add(signal.Signals(number))
-
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait for something, or until the time is over; return False when it is time to stop."""
-        for key, _ in self._selector.select(timeout_s):
-            if key.fileobj is self._pokes:
-                _drain(self._pokes)
-            elif key.fileobj is self._woken:
-                _drain(self._woken)
-            elif not self.words.read():
-                return False
-        return signal.SIGTERM not in self.signals
-
-    def close(self) -> None:
-        """Give back the file descriptors."""
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        for end in (self._woken, self._wake, self._pokes):
-            end.close()
-
-
-def _drain(end: socket.socket) -> None:
-    try:
-        while end.recv(4096):
-            pass
-    except BlockingIOError:
-        return
-
-
-def tell(event: str, **details: object) -> None:
-    """Report to the supervisor; without one (its pipe is closed) the report is lost and nothing else."""
-    try:
-        sys.stdout.write(json.dumps({"event": event, **details}) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        logger.warning("nobody listens to the service's reports any more")
-
-
 def run_service(config: Path) -> int:
     """Run the service process until it is told to stop.
 
@@ -362,7 +245,7 @@ def run_service(config: Path) -> int:
         the settings are.
     """
     os.umask(0o077)
-    words = _Words()
+    words = Words()
     word = Word.parse(words.next() or b"")
     settings = word.settings
     set_up_logs(settings.node.log_level.value)
@@ -377,9 +260,9 @@ def run_service(config: Path) -> int:
     return 0
 
 
-def _run(service: Service, paths: SpoolPaths, word: Word, words: _Words) -> None:
+def _run(service: Service, paths: SpoolPaths, word: Word, words: Words) -> None:
     service.recover()
-    wakeup = _Wakeup(bind_poke_socket(paths.service_socket), words)
+    wakeup = Wakeup(bind_poke_socket(paths.service_socket), words)
     service.start()
     for said in (word, *map(Word.parse, words.lines())):
         service.take(said)

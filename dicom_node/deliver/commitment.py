@@ -17,8 +17,8 @@ from pydicom.uid import generate_uid
 from sqlalchemy import ColumnElement, select
 
 from dicom_node.deliver.commitment_state import CONFIRMABLE, confirm, give_up, unconfirmed
-from dicom_node.deliver.lanes import Lanes
 from dicom_node.deliver.policy import delivery_policy
+from dicom_node.deliver.rounds import DeliveryRounds
 from dicom_node.errors import NodeError, Permanent, Transient
 from dicom_node.ledger.commitment_box import CommitmentBox, Kind
 from dicom_node.ledger.durable import utc_now
@@ -46,7 +46,7 @@ class _Question:
     request: CommitmentRequest
 
 
-class CommitmentAsker:
+class CommitmentAsker(DeliveryRounds):
     """Has results confirmed by those who keep them.
 
     Parameters
@@ -57,11 +57,11 @@ class CommitmentAsker:
         Returns the settings in force; asked anew for every request.
     """
 
+    kind = "commitment"
+
     def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
-        self._ledger = ledger
-        self._settings = settings
+        super().__init__(ledger, settings)
         self._box = CommitmentBox(ledger.paths.data_dir)
-        self._lanes = Lanes("commitment", self.ask_due)
 
     def recover(self) -> None:
         """Have requests made again that a crash cut off before it was known whether they arrived."""
@@ -77,28 +77,6 @@ class CommitmentAsker:
                     row.delivery.commitment_next_at = change.at
                 change.touch(row.delivery.job)
 
-    def wake(self) -> None:
-        """Start asking about whatever is due. Returns at once."""
-        with self._ledger.reading() as session:
-            due = set(session.scalars(select(Delivery.destination).join(Job).where(*self._due())))
-        self._lanes.want(due)
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Let a request under way end; its report may come at any later time."""
-        self._lanes.stop(timeout_s)
-
-    def ask_due(self, destination: str) -> None:
-        """Ask about every delivery to one destination that is due now, the oldest first."""
-        query = (
-            select(Delivery.id).join(Job).where(Delivery.destination == destination, *self._due()).order_by(Delivery.id)
-        )
-        with self._ledger.reading() as session:
-            delivery_ids = list(session.scalars(query))
-        for delivery_id in delivery_ids:
-            if self._lanes.closed:
-                return
-            self._ask(delivery_id)
-
     def _due(self) -> tuple[ColumnElement[bool], ...]:
         now = self._ledger.clock.now()
         return (
@@ -108,7 +86,7 @@ class CommitmentAsker:
             (Delivery.commitment_next_at.is_(None)) | (Delivery.commitment_next_at <= now),
         )
 
-    def _ask(self, delivery_id: int) -> None:
+    def _attempt(self, delivery_id: int) -> None:
         settings = self._settings()
         question = self._begin(delivery_id, settings)
         if question is None:

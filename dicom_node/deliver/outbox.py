@@ -26,14 +26,14 @@ from dicom_node.deliver.companions import (
     missing_companions,
     send_companions,
 )
-from dicom_node.deliver.lanes import Lanes
 from dicom_node.deliver.policy import delivery_policy
+from dicom_node.deliver.rounds import DeliveryRounds
 from dicom_node.deliver.sender import DeliveryReport, send_instances
 from dicom_node.dicom.labels import LabelFacts, check_encoded
 from dicom_node.errors import NodeError, Permanent, RetryPolicy, Transient
 from dicom_node.ledger.job_file import OUT_FOLDER
 from dicom_node.ledger.states import DeliveryState, JobKind, State
-from dicom_node.ledger.store import Ledger, Transaction
+from dicom_node.ledger.store import Transaction
 from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job
 from dicom_node.net.scu import StoreResult
 from dicom_node.settings import Peer, Settings
@@ -74,7 +74,7 @@ def ensure_may_leave(bundle: Mapping[str, Any], settings: Settings) -> None:
     )
 
 
-class Outbox:
+class Outbox(DeliveryRounds):
     """Sends results to their destinations.
 
     Parameters
@@ -85,32 +85,7 @@ class Outbox:
         Returns the settings in force; asked anew for every try, so a reload counts at once.
     """
 
-    def __init__(self, ledger: Ledger, settings: Callable[[], Settings]) -> None:
-        self._ledger = ledger
-        self._settings = settings
-        self._lanes = Lanes("outbox", self.send_due)
-
-    def wake(self) -> None:
-        """Start sending whatever is due. Returns at once."""
-        with self._ledger.reading() as session:
-            due = set(session.scalars(select(Delivery.destination).join(Job).where(*self._due())))
-        self._lanes.want(due)
-
-    def stop(self, timeout_s: float = 10.0) -> None:
-        """Let the instance under way end, then stop; what is left stays PENDING for the next start."""
-        self._lanes.stop(timeout_s)
-
-    def send_due(self, destination: str) -> None:
-        """Try every delivery to one destination that is due now, the oldest first."""
-        query = (
-            select(Delivery.id).join(Job).where(Delivery.destination == destination, *self._due()).order_by(Delivery.id)
-        )
-        with self._ledger.reading() as session:
-            delivery_ids = list(session.scalars(query))
-        for delivery_id in delivery_ids:
-            if self._lanes.closed:
-                return
-            self._attempt(delivery_id)
+    kind = "outbox"
 
     def _due(self) -> tuple[ColumnElement[bool], ...]:
         now = self._ledger.clock.now()

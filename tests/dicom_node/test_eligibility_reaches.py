@@ -80,7 +80,7 @@ def test_limits_that_contradict_each_other_are_a_fault_of_the_file():
 
 def test_the_story_of_a_series_tells_the_flag_in_words():
     moment = datetime(2026, 1, 2, tzinfo=UTC)
-    job = JobView("k", "DERIVED", None, None, moment, 1, None, None, (), ("metal",), {"metal_ml": 0.1}, ())
+    job = JobView("k", "RESULT", "DERIVED", None, None, moment, 1, None, None, (), ("metal",), {"metal_ml": 0.1}, ())
     view = SeriesView(
         "1.2", "1.2.3", "CT", "DERIVED", None, None, {}, 24, "CT1", *(moment,) * 3, (), {}, None, None, None, "DECIDED",
         None, (job,),

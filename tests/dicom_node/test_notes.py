@@ -196,7 +196,7 @@ def test_the_note_is_sent_and_counted_apart_from_the_results(case: Case):
     archive = Archive()
     with storage_scp(archive, sop_class=Comprehensive3DSRStorage) as remote:
         outbox = case.outbox(remote.port)
-        outbox.send_due("pacs")
+        outbox.round("pacs")
     (job,) = case.written()
     assert (job.state, job.series.state) == (State.DELIVERED, State.REFUSED)
     assert archive.arrived == [job.result["companions"][0]["instances"][0]["sop_instance_uid"]]
@@ -210,7 +210,7 @@ def test_a_note_that_a_peer_refuses_is_a_dead_letter_and_can_be_replayed(case: C
     case.refuse()
     case.round()
     with storage_scp(Archive({1: 0xC000}), sop_class=Comprehensive3DSRStorage) as remote:
-        case.outbox(remote.port).send_due("pacs")
+        case.outbox(remote.port).round("pacs")
     (job,) = case.written()
     assert job.state is State.FAILED
     with case.room.ledger.reading() as session:
@@ -220,7 +220,7 @@ def test_a_note_that_a_peer_refuses_is_a_dead_letter_and_can_be_replayed(case: C
     assert remedy["after"] == "DELIVERING"
     archive = Archive()
     with storage_scp(archive, sop_class=Comprehensive3DSRStorage) as remote:
-        case.outbox(remote.port).send_due("pacs")
+        case.outbox(remote.port).round("pacs")
     assert case.written()[0].state is State.DELIVERED
     assert len(archive.arrived) == 1
 
@@ -232,7 +232,7 @@ def test_a_file_that_lost_a_mark_does_not_leave(case: Case):
     path.write_bytes(path.read_bytes().replace(b"NOT PROCESSED", b"all processed"))
     archive = Archive()
     with storage_scp(archive, sop_class=Comprehensive3DSRStorage) as remote:
-        case.outbox(remote.port).send_due("pacs")
+        case.outbox(remote.port).round("pacs")
     (job,) = case.written()
     assert (job.state, job.code, archive.arrived) == (State.FAILED, "label_missing", [])
 

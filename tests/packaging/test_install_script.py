@@ -7,6 +7,7 @@ which need a machine of their own (`test_deb`, `tests/peers/test_admin_guide`).
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,12 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("root")
     _install(root, "--wheel", wheel, "--python", sys.executable, "--", "--no-deps")
     return root
+
+
+@pytest.fixture
+def own(installed: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change: the order of tests is random."""
+    return shutil.copytree(installed, tmp_path / "root", symlinks=True)
 
 
 def _files(root: Path) -> set[str]:
@@ -63,34 +70,33 @@ def test_the_program_in_it_runs(installed: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_again_it_keeps_what_is_yours_and_a_failure_changes_nothing(
-    installed: Path, wheel: Path, tmp_path: Path
-) -> None:
-    settings, data = installed / "etc/jmmda-node/node.toml", installed / "var/lib/jmmda-node/ledger.sqlite"
+def test_again_it_keeps_what_is_yours_and_a_failure_changes_nothing(own: Path, wheel: Path, tmp_path: Path) -> None:
+    settings, data = own / "etc/jmmda-node/node.toml", own / "var/lib/jmmda-node/ledger.sqlite"
     settings.write_text("# mine\n")
     data.write_text("data")
-    left_over = installed / "opt/jmmda-node/left-over"
+    left_over = own / "opt/jmmda-node/left-over"
     left_over.touch()
     broken = tmp_path / wheel.name
     broken.write_bytes(b"no wheel")
-    failed = _install(installed, "--wheel", broken, "--python", sys.executable, "--", "--no-deps", check=False)
+    failed = _install(own, "--wheel", broken, "--python", sys.executable, "--", "--no-deps", check=False)
     assert failed.returncode == 1
     assert "nothing was changed" in failed.stderr
     assert left_over.exists()
-    _install(installed, "--wheel", wheel, "--python", sys.executable, "--", "--no-deps")
+    _install(own, "--wheel", wheel, "--python", sys.executable, "--", "--no-deps")
     assert not left_over.exists(), "the environment is made anew"
     assert (settings.read_text(), data.read_text()) == ("# mine\n", "data")
 
 
-def test_uninstalling_keeps_the_data_and_purging_says_what_it_deletes(installed: Path) -> None:
-    told = _install(installed, "--uninstall").stdout
+def test_uninstalling_keeps_the_data_and_purging_says_what_it_deletes(own: Path) -> None:
+    (own / "var/lib/jmmda-node/ledger.sqlite").write_text("data")
+    told = _install(own, "--uninstall").stdout
     assert "stay in" in told
-    assert _files(installed) == {"etc/jmmda-node/node.toml", "var/lib/jmmda-node/ledger.sqlite"}
-    assert not (installed / "opt/jmmda-node").exists()
-    assert _install(installed, "--uninstall").returncode == 0, "a second time it finds nothing to do"
-    told = _install(installed, "--uninstall", "--purge").stdout
+    assert _files(own) == {"etc/jmmda-node/node.toml", "var/lib/jmmda-node/ledger.sqlite"}
+    assert not (own / "opt/jmmda-node").exists()
+    assert _install(own, "--uninstall").returncode == 0, "a second time it finds nothing to do"
+    told = _install(own, "--uninstall", "--purge").stdout
     assert "deleting" in told
-    assert _files(installed) == set()
+    assert _files(own) == set()
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_a_result_is_delivered_and_comes_back_unchanged(archive: Archive, tmp_pa
     case = Case(tmp_path)
     try:
         _reach(case, _url(archive))
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         assert case.job().state is State.DELIVERED, case.delivery().reason
         assert {(row.stored, row.status) for row in case.delivery().instances} == {(True, 0)}
     finally:

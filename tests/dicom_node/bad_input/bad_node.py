@@ -177,7 +177,10 @@ class BadNode:
 
     def _tell(self, plan: object) -> None:
         self.receiver.tell(plan)  # type: ignore[arg-type]
-        assert self.receiver.report() == {"event": "reloaded"}
+        # Callers that it has turned away are reported too.
+        while (told := self.receiver.report())["event"] == "refused":
+            pass
+        assert told == {"event": "reloaded"}
 
     # --- the worker --------------------------------------------------------------------------------------------------
 

@@ -173,10 +173,10 @@ class CommitmentCase(Case):
             receiver.drain()
 
     def deliver(self, name: str = "pacs") -> None:
-        self.outbox.send_due(name)
+        self.outbox.round(name)
 
     def ask(self, name: str = "pacs") -> None:
-        self.asker.ask_due(name)
+        self.asker.round(name)
 
     def state_of(self, name: str = "pacs") -> CommitmentState | None:
         return self.delivery(name).commitment

@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from dicom_node.assemble.late import supersede
-from dicom_node.ledger.states import CommitmentState, State, TransactionState
+from dicom_node.deliver.commitment_state import await_commitment
+from dicom_node.ledger.states import CommitmentState, JobKind, State, TransactionState
+from dicom_node.ledger.tables import DeliveryInstance
 from tests.dicom_node.deliver.commitment_cases import CommitmentCase, Destination, report_dataset
 from tests.dicom_node.net.associations import PATIENT_NAME, wait_until
 
@@ -246,3 +248,37 @@ def test_a_result_that_was_replaced_is_asked_for_no_more_and_its_report_changes_
     case.take_in()
     assert case.job().state is State.SUPERSEDED
     assert case.state_of() is CommitmentState.COMMITTED
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_companions_are_not_asked_about_whether_they_got_there_or_not(tmp_path: Path, stored: bool):
+    case, pacs = CommitmentCase(tmp_path), Destination()
+    with pacs.listening() as port:
+        case.peer("pacs", port)
+        case.deliver()
+        with case.room.ledger.transaction() as change:
+            job = change.job(case.key)
+            assert job is not None
+            seg = {"sop_instance_uid": "2.25.7", "sop_class_uid": "1.2.840.10008.5.1.4.1.1.66.4", "file": "seg.dcm"}
+            job.result = {**job.result, "companions": [{"kind": "seg", "instances": [seg]}]}
+            job.deliveries[0].instances.append(DeliveryInstance(sop_instance_uid="2.25.7", stored=stored))
+        with case.receiving(pacs):
+            case.ask()
+            (request,) = pacs.requests
+            assert request.uids == [one.sop_instance_uid for one in case.result.instances]
+            assert pacs.report(report_dataset(request)) == 0x0000
+            case.take_in()
+    assert case.job().state is State.COMMITTED
+    case.close()
+
+
+def test_a_note_about_a_refusal_is_not_asked_about(case: CommitmentCase):
+    with case.room.ledger.transaction() as change:
+        job = change.job(case.key)
+        assert job is not None
+        case.peer("pacs", 11199)
+        await_commitment(job.deliveries[0], case.settings, change.at)
+        assert job.deliveries[0].commitment is CommitmentState.WAITING
+        job.kind = JobKind.NOTE
+        await_commitment(job.deliveries[0], case.settings, change.at)
+        assert job.deliveries[0].commitment is None

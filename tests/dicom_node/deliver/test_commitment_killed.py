@@ -96,7 +96,7 @@ def test_a_request_cut_off_by_a_crash_is_made_again_and_its_report_counts_still(
             change.session.scalars(select(CommitmentTransaction)).one().accepted_at = None
         again = CommitmentAsker(case.room.ledger, lambda: case.settings)
         again.recover()
-        again.ask_due("pacs")
+        again.round("pacs")
         assert len({request.transaction_uid for request in pacs.requests}) == 2
         assert [row.state for row in case.transactions()] == [TransactionState.LOST, TransactionState.ASKED]
         assert case.delivery().commitment_asked == 1

@@ -35,7 +35,7 @@ def test_a_result_arrives_and_job_and_series_are_delivered(case: Case):
     archive = Archive()
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert archive.arrived == [one.sop_instance_uid for one in case.result.instances]
     job = case.job()
     assert (job.state, job.series.state) == (State.DELIVERED, State.DELIVERED)
@@ -50,21 +50,21 @@ def test_out_of_resources_on_the_third_sends_exactly_the_third_again(case: Case)
     third = case.result.instances[2].sop_instance_uid
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         delivery = case.delivery()
         assert (delivery.state, delivery.code, delivery.attempts) == (DeliveryState.PENDING, "store_failed", 1)
         assert [row.stored for row in delivery.instances] == [True, True, False, True]
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         assert len(archive.arrived) == 4, "nothing is sent before its wait is over"
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert archive.arrived[4:] == [third]
     assert case.job().state is State.DELIVERED
 
 
 def test_a_pacs_that_is_down_gets_the_result_when_it_is_back(case: Case, free_port: int):
     case.destination(Remote("pacs", "PACS", "127.0.0.1", free_port))
-    case.outbox.send_due("pacs")
+    case.outbox.round("pacs")
     delivery = case.delivery()
     assert (delivery.state, delivery.code) == (DeliveryState.PENDING, "peer_unreachable")
     assert delivery.next_try_at is not None
@@ -73,7 +73,7 @@ def test_a_pacs_that_is_down_gets_the_result_when_it_is_back(case: Case, free_po
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert len(archive.arrived) == 4
     assert case.job().state is State.DELIVERED
 
@@ -81,7 +81,7 @@ def test_a_pacs_that_is_down_gets_the_result_when_it_is_back(case: Case, free_po
 def test_after_the_last_try_it_is_a_dead_letter_with_its_reason(case: Case, free_port: int):
     case.destination(Remote("pacs", "PACS", "127.0.0.1", free_port))
     for _ in range(5):
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         case.room.clock.advance(30.0)
     job = case.job()
     assert (job.state, job.series.state, job.code) == (State.FAILED, State.FAILED, "peer_unreachable")
@@ -92,7 +92,7 @@ def test_an_instance_refused_for_good_fails_when_the_others_are_through(case: Ca
     archive = Archive({2: 0xA900})
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     delivery = case.delivery()
     assert [row.stored for row in delivery.instances] == [True, False, True, True]
     assert (delivery.state, delivery.code) == (DeliveryState.FAILED, "store_refused")
@@ -103,7 +103,7 @@ def test_an_instance_refused_for_good_fails_when_the_others_are_through(case: Ca
 def test_a_pacs_that_accepts_no_mr_is_a_dead_letter_that_says_so(case: Case):
     with storage_scp(Archive()) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert case.job().state is State.FAILED
     assert "MR Image Storage" in str(case.delivery().reason)
 
@@ -111,7 +111,7 @@ def test_a_pacs_that_accepts_no_mr_is_a_dead_letter_that_says_so(case: Case):
 def test_warnings_count_as_stored(case: Case):
     with storage_scp(Archive({1: 0xB000, 4: 0x0111}), sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert case.job().state is State.DELIVERED
     assert case.delivery().instances[0].status == 0xB000
 
@@ -144,7 +144,7 @@ def test_a_phantom_result_is_held_back_until_the_site_allows_it(tmp_path: Path, 
     archive = Archive()
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         assert archive.arrived == []
         job = case.job()
         assert (job.state, job.code) == (State.FAILED, "phantom_bundle")
@@ -154,7 +154,7 @@ def test_a_phantom_result_is_held_back_until_the_site_allows_it(tmp_path: Path, 
 
         (remedy,) = replay_dead_letters(case.room.ledger, case.settings, None)
         assert (remedy.before, remedy.after) == ("FAILED", "DELIVERING")
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert len(archive.arrived) == 4
     assert case.job().state is State.DELIVERED
     case.room.ledger.close()
@@ -164,7 +164,7 @@ def test_a_result_file_that_is_gone_is_a_dead_letter(case: Case):
     case.result.instances[0].path.unlink()
     with storage_scp(Archive(), sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert case.job().code == "result_missing"
 
 
@@ -172,7 +172,7 @@ def test_a_destination_that_left_the_settings_waits_in_the_dead_letter(case: Cas
     peers = [one.model_dump() for one in case.settings.peers]
     renamed = [{**peer, "name": "new-pacs"} if peer["name"] == "pacs" else peer for peer in peers]
     case.settings = Settings.model_validate({**case.settings.model_dump(), "peers": renamed})
-    case.outbox.send_due("pacs")
+    case.outbox.round("pacs")
     assert case.job().code == "unknown_destination"
 
 
@@ -187,11 +187,11 @@ def test_a_connection_lost_in_the_middle_goes_on_behind_what_was_acknowledged(ca
 
     with storage_scp(drop_at_third, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         assert case.delivery().state is DeliveryState.PENDING
         assert [row.stored for row in case.delivery().instances] == [True, True, False, False]
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert seen[3:] == [one.sop_instance_uid for one in case.result.instances[2:]]
     assert case.job().state is State.DELIVERED
 
@@ -210,7 +210,7 @@ def test_a_result_goes_by_tls_and_waits_while_a_certificate_is_wrong(case: Case,
             values["tls"] = {"certificate": node.certificate, "key": node.key}
             case.settings = Settings.model_validate(values)
             case.room.clock.advance(1000.0)
-            case.outbox.send_due("pacs")
+            case.outbox.round("pacs")
             assert case.delivery().state is state
             if state is DeliveryState.PENDING:
                 assert case.delivery().code == "tls_unknown_authority"
@@ -230,6 +230,6 @@ def test_a_peer_has_a_time_out_of_its_own(case: Case):
         peer["association_timeout_s"] = 0.2
         values["delivery"]["association_timeout_s"] = 600.0  # longer than the test may take
         case.settings = Settings.model_validate(values)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert case.delivery().state is DeliveryState.PENDING
     assert case.delivery().code == "peer_aborted"

@@ -34,7 +34,7 @@ def test_a_peer_that_refuses_the_class_has_the_images_and_a_remark_says_so(tmp_p
     archive = Archive()
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert archive.arrived == [one.sop_instance_uid for one in case.result.instances]
     assert case.job().state is State.DELIVERED
     with case.room.ledger.reading() as session:

@@ -47,7 +47,7 @@ def test_an_instance_that_lost_a_mark_leaves_nothing_at_the_peer(tmp_path: Path,
     archive = Archive()
     with storage_scp(archive, sop_class=OBJECT_CLASSES[kind].sop_class_uid) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert archive.arrived == []
     job = case.job()
     assert (job.state, job.code) == (State.FAILED, "label_missing")
@@ -65,13 +65,13 @@ def test_secondary_captures_are_delivered_over_a_context_of_their_own(tmp_path: 
     archive = Archive()
     with storage_scp(archive, sop_class=MR_IMAGE_STORAGE) as remote:
         case.destination(remote)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert archive.arrived == []
     assert "Secondary Capture Image Storage" in str(case.delivery().reason)
     other = Case(tmp_path / "again", kind="sc")
     with storage_scp(archive, sop_class=OBJECT_CLASSES["sc"].sop_class_uid) as remote:
         other.destination(remote)
-        other.outbox.send_due("pacs")
+        other.outbox.round("pacs")
     assert archive.arrived == [one.sop_instance_uid for one in other.result.instances]
     assert other.job().state is State.DELIVERED
     case.room.ledger.close()

@@ -35,7 +35,7 @@ def case(tmp_path: Path):
 def test_a_result_arrives_byte_by_byte_and_is_delivered(case: Case):
     with WebService().listening() as service:
         _reach(case, service.url)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert [uid for uid, _ in service.arrived] == [one.sop_instance_uid for one in case.result.instances]
     assert [data for _, data in service.arrived] == [one.path.read_bytes() for one in case.result.instances]
     for _, data in service.arrived:
@@ -52,14 +52,14 @@ def test_out_of_resources_on_the_third_sends_exactly_the_third_again(case: Case)
 
     with WebService(answer).listening() as service:
         _reach(case, service.url)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         delivery = case.delivery()
         assert (delivery.state, delivery.code) == (DeliveryState.PENDING, "store_failed")
         assert [(row.stored, row.status) for row in delivery.instances] == [
             (True, 0), (True, 0), (False, 0xA700), (True, 0),
         ]  # fmt: skip
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert [uid for uid, _ in service.arrived[4:]] == [third]
     assert case.job().state is State.DELIVERED
 
@@ -70,14 +70,14 @@ def test_a_service_that_goes_away_in_the_middle_gets_the_rest_when_it_is_back(ca
 
     with WebService(answer).listening() as service:
         _reach(case, service.url)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     delivery = case.delivery()
     assert (delivery.state, delivery.code, delivery.attempts) == (DeliveryState.PENDING, "web_unavailable", 1)
     assert [row.stored for row in delivery.instances] == [True, True, False, False]
     with WebService().listening() as service:
         _reach(case, service.url)
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert [uid for uid, _ in service.arrived] == [one.sop_instance_uid for one in case.result.instances[2:]]
     assert case.job().state is State.DELIVERED
 
@@ -85,7 +85,7 @@ def test_a_service_that_goes_away_in_the_middle_gets_the_rest_when_it_is_back(ca
 def test_an_instance_refused_for_good_fails_when_the_others_are_through(case: Case):
     with WebService(lambda uid, n: (400, {}, b"") if n == 2 else well(uid, n)).listening() as service:
         _reach(case, service.url)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     delivery = case.delivery()
     assert [row.stored for row in delivery.instances] == [True, False, True, True]
     assert (delivery.state, delivery.code) == (DeliveryState.FAILED, "store_refused")
@@ -98,7 +98,7 @@ def test_a_lost_mark_keeps_everything_here(case: Case):
     path.write_bytes(data.replace(b"SYNTHETIC", b"ORIGINAL "))
     with WebService().listening() as service:
         _reach(case, service.url)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert service.requests == []
     assert case.delivery().state is DeliveryState.FAILED
 
@@ -107,10 +107,10 @@ def test_a_token_that_is_missing_for_a_moment_is_waited_for(case: Case, tmp_path
     token = tmp_path / "token"
     with WebService().listening() as service:
         _reach(case, service.url, dicomweb_token_file=token)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
         assert (case.delivery().state, case.delivery().code) == (DeliveryState.PENDING, "web_credentials")
         token.write_text("here-now")
         case.room.clock.advance(6.0)
-        case.outbox.send_due("pacs")
+        case.outbox.round("pacs")
     assert {headers["authorization"] for _, headers in service.requests} == {"Bearer here-now"}
     assert case.job().state is State.DELIVERED

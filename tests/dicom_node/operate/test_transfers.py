@@ -76,13 +76,13 @@ def test_a_delivery_is_reported_at_its_first_try_and_at_its_end(tmp_path: Path, 
     case = Case(tmp_path)
     try:
         watch = Watch(case.room, lambda: case.settings)
-        case.outbox.send_due("pacs")  # nobody listens
+        case.outbox.round("pacs")  # nobody listens
         assert [one.kind for one in watch.look()] == [Kind.SENDING]
         with storage_scp(Archive(), sop_class=MR_IMAGE_STORAGE) as remote:
             case.destination(remote)
             case.room.clock.advance(6.0)
             assert watch.look() == []
-            case.outbox.send_due("pacs")
+            case.outbox.round("pacs")
         (sent,) = watch.look()
         study = case.room.series().study.study_instance_uid
         assert (sent.kind, sent.outcome, sent.peer, sent.studies) == (Kind.SENT, Outcome.SUCCESS, "PACS", {study: 4})
@@ -98,7 +98,7 @@ def test_a_dead_letter_is_a_serious_failure_with_its_code(tmp_path: Path):
         watch = Watch(case.room, lambda: case.settings)
         with storage_scp(lambda event: 0xA900, sop_class=MR_IMAGE_STORAGE) as remote:
             case.destination(remote)
-            case.outbox.send_due("pacs")
+            case.outbox.round("pacs")
         begun, sent = watch.look()
         assert (begun.kind, sent.kind, sent.outcome) == (Kind.SENDING, Kind.SENT, Outcome.SERIOUS_FAILURE)
         assert (sent.reason, list(sent.studies.values())) == ("store_refused", [0])
