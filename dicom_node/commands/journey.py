@@ -136,17 +136,34 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     settings = _load(config)
     processes = process_report(_paths(settings))
     refused = read_refusals(_paths(settings).run)
+    days_left = _certificate_days_left(settings)
     with _session(settings) as session:
         numbers = queries.status(session) if session is not None else None
     if as_json:
         document = {"processes": processes, **(numbers or queries.EMPTY_STATUS).to_json()}
+        document["certificate_days_left"] = days_left
         typer.echo(json.dumps({**document, "refused": [one.to_json() for one in refused]}, indent=1))
     else:
         console = Console(soft_wrap=True)
         show_status(console, processes, numbers or queries.EMPTY_STATUS)
         show_refused(console, refused)
+        if days_left is not None:
+            console.print(f"our TLS certificate: {days_left:.0f} days left", highlight=False)
     if processes["running"] and processes["well"] is False:
         raise typer.Exit(1)
+
+
+def _certificate_days_left(settings: Settings) -> float | None:
+    """Return the days until our certificate expires, None where there is none that can be read (`doctor` says why)."""
+    from dicom_node.errors import NodeError
+    from dicom_node.net.certificates import certificate_facts
+
+    if settings.tls.certificate is None:
+        return None
+    try:
+        return round(certificate_facts(settings.tls.certificate).days_left(), 1)
+    except NodeError:
+        return None
 
 
 @series_app.command("list", help=_LIST_HELP)

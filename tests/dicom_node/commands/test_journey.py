@@ -23,6 +23,7 @@ from dicom_node.ledger.states import CommitmentState, DeliveryState, State
 from dicom_node.ledger.tables import Delivery, DeliveryInstance, Job, Series
 from dicom_node.operate.guard import spool_lock
 from tests.dicom_node.dicom.builders import uid
+from tests.dicom_node.net.tls_cases import Authority
 from tests.dicom_node.node_cases import Room, association, head_stack, receive
 
 CONFIG = """
@@ -110,6 +111,18 @@ def test_status_tells_whom_the_node_turned_away(config: Path):
     note_refusal(run, stranger)
     told = _run("status", config=config).stdout
     assert re.search(r"3 x since .* calling_ae: AE title 'X\[1\]' is not in the configuration", told)
+
+
+def test_status_says_how_long_our_certificate_lasts(config: Path, tmp_path: Path):
+    assert _json("status", config=config)["certificate_days_left"] is None
+    ours = Authority(tmp_path / "authority").issue("node")
+    tls = f'[tls]\nport = 2762\ncertificate = "{ours.certificate}"\nkey = "{ours.key}"\nca = "{ours.certificate}"\n'
+    config.write_text(CONFIG + tls)
+    days = _json("status", config=config)["certificate_days_left"]
+    assert 0 < days < 4000
+    assert f"our TLS certificate: {days:.0f} days left" in _run("status", config=config).stdout
+    ours.certificate.write_text("no certificate")
+    assert _json("status", config=config)["certificate_days_left"] is None
 
 
 def test_status_counts(room: Room, config: Path):
