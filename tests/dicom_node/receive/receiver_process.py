@@ -87,10 +87,13 @@ class ReceiverProcess:
         self.process.stdin.write(plan.to_line().encode())
 
     def report(self) -> dict[str, Any]:
-        """Next line of its standard output."""
+        """Next line of its standard output; callers that it turned away are told of at any moment, and passed over."""
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        return dict(json.loads(line)) if line else {"event": "end of output"}
+        while True:
+            line = self.process.stdout.readline()
+            told = dict(json.loads(line)) if line else {"event": "end of output"}
+            if told["event"] != "refused":
+                return told
 
     def associations(self) -> list[IncomingAssociation]:
         """What its spool holds."""
