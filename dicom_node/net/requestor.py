@@ -114,16 +114,21 @@ def associate(
     if assoc.acceptor.primitive is not None and assoc.acceptor.primitive.result == 0:
         # Accepted, but without any context: every instance then fails by itself.
         return assoc
+    raise _no_association(peer, secure, connected=bool(connected))
+
+
+def _no_association(peer: RemoteEntity, secure: ClientContext | None, *, connected: bool) -> Transient:
+    """Say why an association that was not rejected did not come about: TLS, no connection, or no DICOM behind it."""
     if secure is not None and secure.failures and peer.tls_call is not None:
-        raise calling_failure(peer, peer.tls_call.name, secure.failures[0])
+        return calling_failure(peer, peer.tls_call.name, secure.failures[0])
     if not connected:
-        raise Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: no connection; is it running?")
+        return Transient("peer_unreachable", f"peer unreachable {peer.host}:{peer.port}: no connection; is it running?")
     hint = (
         "is this a DICOM port, does it accept our certificate?"
         if secure
         else "is this a DICOM port, with or without TLS?"
     )
-    raise Transient("peer_aborted", f"{words(peer)} took the connection but no association: {hint}")
+    return Transient("peer_aborted", f"{words(peer)} took the connection but no association: {hint}")
 
 
 def _forget(entity: _Requestor, secure: ClientContext | None) -> None:
